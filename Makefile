@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint bench lock clean
+
+demo: $(INSTALLED)
+	lab/demo.sh
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/ansible-lint --offline
+
+bench: $(INSTALLED)
+	for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --json || exit 1; done
+
+lock: $(INSTALLED)
+	$(BIN)/pip-compile --generate-hashes --extra gateway --extra dev --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv runs
+
+$(INSTALLED): requirements.lock pyproject.toml lab/system-packages.sh
+	lab/system-packages.sh
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@

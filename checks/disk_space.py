@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Is there room for the image, the weights and the archive?
+
+Settings: disk_space_needed {folder: bytes}; by default 20 GiB where Docker keeps images, and twice the model
+repository plus the weights, plus 1 GiB, under /var/lib.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CHECK = "disk_space"
+
+GIB = 1 << 30
+IMAGE_BYTES = 20 * GIB
+
+
+def check(settings: dict[str, Any]) -> dict[str, Any]:
+    """Compare free bytes with the needed ones, folder by folder."""
+    needed = settings.get("disk_space_needed") or _needed(settings)
+    free = {folder: shutil.disk_usage(_existing(folder)).free for folder in needed}
+    short = [folder for folder in needed if free[folder] < needed[folder]]
+    first = short[0] if short else ""
+    return {
+        "verdict": "fail" if short else "pass",
+        "expected": _text(needed),
+        "measured": _text(free),
+        "detail": f"too little room in {', '.join(short)}" if short else "",
+        "advice": f"make room below {first}: df -h {first}; docker image prune" if short else "",
+    }
+
+
+def _needed(settings: dict[str, Any]) -> dict[str, int]:
+    models = _size(settings["triton_model_repository"])
+    weights = _size(settings["vllm_weights_source"])
+    return {"/var/lib/docker": IMAGE_BYTES, "/var/lib/migrate": 2 * models + weights + GIB}
+
+
+def _size(folder: str) -> int:
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def _existing(folder: str) -> Path:
+    return next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+
+
+def _text(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{folder} {size / GIB:.1f} GiB" for folder, size in sizes.items())
+
+
+def main(argv: list[str]) -> int:
+    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
+    start = time.monotonic()
+    try:
+        found = check(json.loads(argv[1]))
+    except Exception as error:
+        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
+    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
+    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
+    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Are the ports that vLLM, the gateway and the switch will listen on free, or theirs already?
+
+Settings: vllm_port, gateway_port, switch_rehearsal_port, switch_ports; ports_free_ours (names of processes of ours).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+CHECK = "ports_free"
+
+TIMEOUT_S = 10
+OURS = {"vllm_port": "vllm", "gateway_port": "vllm", "switch": "migrate-switch"}
+
+
+def check(settings: dict[str, Any]) -> dict[str, Any]:
+    """Look each port up among the listening sockets; a port that our own unit or project holds counts as free."""
+    wanted = {"vllm_port": settings["vllm_port"], "gateway_port": settings["gateway_port"]}
+    wanted["switch_rehearsal_port"] = settings["switch_rehearsal_port"]
+    wanted |= {f"switch_ports {public}": port for public, port in (settings.get("switch_ports") or {}).items()}
+    taken = listening(settings["ss_output"] if "ss_output" in settings else _run("ss", "-Hltnp")[1])
+    clashes = [name for name, port in wanted.items() if int(port) in taken and not _ours(name)]
+    told = [f"{name} {wanted[name]} is held by {taken[int(wanted[name])]}" for name in clashes]
+    return {
+        "verdict": "fail" if clashes else "pass",
+        "expected": "free: " + ", ".join(f"{name} {port}" for name, port in wanted.items()),
+        "measured": "; ".join(told) or "all free, or held by this migration",
+        "advice": f"choose another {clashes[0].split()[0]} in the inventory" if clashes else "",
+    }
+
+
+def listening(text: str) -> dict[int, str]:
+    """Port -> process from `ss -Hltnp`."""
+    found = {}
+    for line in text.splitlines():
+        process = re.search(r'"([^"]+)"', line)
+        found[int(line.split()[3].rpartition(":")[2])] = process[1] if process else "another process"
+    return found
+
+
+def _ours(name: str) -> bool:
+    """Whether the port belongs to what this migration started earlier."""
+    if name.startswith("switch"):
+        return _run("systemctl", "is-active", "migrate-switch")[1].strip() == "active"
+    label = "label=com.docker.compose.project=vllm"
+    return bool(_run("docker", "ps", "--quiet", "--filter", label)[1].strip())
+
+
+def _run(*argv: str) -> tuple[int, str, str]:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except FileNotFoundError:
+        return 127, "", f"{argv[0]} is not installed"
+    return done.returncode, done.stdout, done.stderr
+
+
+def main(argv: list[str]) -> int:
+    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
+    start = time.monotonic()
+    try:
+        found = check(json.loads(argv[1]))
+    except Exception as error:
+        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
+    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
+    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
+    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,5 @@
+"""`python -m migrate` is `migrate`."""
+
+from migrate.cli import main
+
+main()

@@ -1,0 +1,305 @@
+"""The commands that migrate: plan, show, apply, continue, rollback, retire."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from migrate import inventory as inventories
+from migrate import plan as planning
+from migrate import retire as retiring
+from migrate import rollback as rolling_back
+from migrate import run as running
+from migrate import session, status
+from migrate.cli.app import (
+    STATE,
+    HostOption,
+    InventoryOption,
+    JsonOption,
+    StateOption,
+    VaultOption,
+    YesOption,
+    app,
+)
+from migrate.cli.output import Output
+from migrate.cli.planview import as_text
+from migrate.context import Run, Stop
+from migrate.errors import Declined, Held, MigrateError, Refused, UsageError
+from migrate.phases import NAMES
+from migrate.plan import Plan
+from migrate.session import Migration, Target
+
+_GROUP = "Migrate"
+_PENDING = 2
+
+
+@app.command(rich_help_panel=_GROUP)
+def plan(
+    host: HostOption,
+    inventory: InventoryOption = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Save the plan to this file.")] = None,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 2 when changes are pending.")
+    ] = False,
+    vault: VaultOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show what would change on a host, why, for how long, and how it is undone. Writes nothing on the host.
+
+    Example: migrate plan --host gpu01 -o gpu01.plan.json
+    """
+    output = Output(as_json=as_json)
+    with session.target(host, inventories.find(inventory, vault), STATE, output.say) as target:
+        output.say(f"reading the facts of {host}")
+        made = session.make_plan(target, session.discover(target))
+    if out:
+        out.write_text(made.text() + "\n", encoding="utf-8")
+    output.result("plan", {"plan": made.as_json()}, as_text(made) + (f"\nsaved: {out}" if out else ""))
+    return _PENDING if detailed_exitcode else 0
+
+
+@app.command(rich_help_panel=_GROUP)
+def show(file: Annotated[Path, typer.Argument(help="A saved plan.")], as_json: JsonOption = False) -> None:
+    """Show a saved plan, also one that is expired or used.
+
+    Example: migrate show gpu01.plan.json
+    """
+    output = Output(as_json=as_json)
+    saved = _read_plan(file)
+    output.result("plan", {"plan": saved.as_json()}, as_text(saved))
+
+
+@app.command(rich_help_panel=_GROUP)
+def apply(
+    file: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A saved plan; it is the approval.")] = None,
+    host: Annotated[str, typer.Option("--host", "-H", help="Plan now, show it, ask, and apply.")] = "",
+    inventory: InventoryOption = None,
+    through: Annotated[str, typer.Option(help=f"Stop after this phase: {', '.join(NAMES)}.")] = NAMES[-1],
+    yes: YesOption = False,
+    state_dir: StateOption = STATE,
+    vault: VaultOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Carry a plan out: every phase with its gate, traffic in watched steps, Triton kept.
+
+    Example: migrate apply --host gpu01
+    """
+    output = Output(as_json=as_json)
+    saved = _read_plan(file) if file else None
+    name = host or (saved.host if saved else "")
+    if not name:
+        raise UsageError("which host?", advice="migrate apply PLAN, or migrate apply --host HOST")
+    if through not in NAMES:
+        raise UsageError(f"--through {through}: no such phase; they are {', '.join(NAMES)}")
+    with session.target(name, inventories.find(inventory, vault), state_dir, output.say) as target:
+        if _nothing_to_do(target, saved, output):
+            return
+        facts = session.discover(target)
+        chosen = saved or session.make_plan(target, facts)
+        _refuse_unusable(chosen, saved, facts, name)
+        if not saved:
+            _approve(chosen, name, output, yes=yes)
+        _forward(target, chosen, session.run_id(chosen), through, output, "apply")
+
+
+@app.command("continue", rich_help_panel=_GROUP)
+def continue_(
+    host: HostOption,
+    inventory: InventoryOption = None,
+    through: Annotated[str, typer.Option(help="Stop after this phase.")] = NAMES[-1],
+    state_dir: StateOption = STATE,
+    vault: VaultOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with an unfinished migration, after a failure, a crash or a hold.
+
+    Example: migrate continue --host gpu01
+    """
+    output = Output(as_json=as_json)
+    with session.target(host, inventories.find(inventory, vault), state_dir, output.say) as target:
+        migration = _latest(target)
+        if migration is None or migration.result:
+            raise Refused(f"{host} has no unfinished migration", advice=f"migrate plan --host {host}")
+        _forward(target, migration.plan, migration.run, through, output, "continue")
+
+
+@app.command(rich_help_panel=_GROUP)
+def rollback(
+    host: HostOption,
+    inventory: InventoryOption = None,
+    to: Annotated[str, typer.Option(help="traffic (fast), or before-deploy (vLLM and the switch go too).")] = "traffic",
+    state_dir: StateOption = STATE,
+    vault: VaultOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to Triton and prove it, from any point; after `retire`, from the archive.
+
+    Example: migrate rollback --host gpu01
+    """
+    if to not in {"traffic", "before-deploy"}:
+        raise UsageError(f"--to {to}: it is traffic or before-deploy")
+    output = Output(as_json=as_json)
+    with session.target(host, inventories.find(inventory, vault), state_dir, output.say) as target:
+        migration = _latest(target)
+        if migration is None:
+            output.result(
+                "rollback", {"result": "nothing to do"}, f"nothing was migrated on {host}: nothing to roll back"
+            )
+            return
+        with _opened(target, migration.plan, migration.run, "rollback") as run:
+            rolling_back.rollback(run, to)
+        _report(target, migration.run, output, "rollback")
+
+
+@app.command(rich_help_panel=_GROUP)
+def retire(
+    host: HostOption,
+    inventory: InventoryOption = None,
+    yes: YesOption = False,
+    state_dir: StateOption = STATE,
+    vault: VaultOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tear the Triton stack down and list what went and what is kept; `rollback` still works, from the archive.
+
+    Example: migrate retire --host gpu01
+    """
+    output = Output(as_json=as_json)
+    with session.target(host, inventories.find(inventory, vault), state_dir, output.say) as target:
+        migration = _latest(target)
+        if migration is None or migration.result != "migrated":
+            raise Refused(f"{host} is not migrated", advice=f"migrate status --host {host}")
+        if not yes:
+            _ask(f"Triton's container, its entry in {target.settings.triton.compose_file} and its model files go", host)
+        with _opened(target, migration.plan, migration.run, "retire") as run:
+            run.settings = target.settings
+            removed = retiring.retire(run)
+        output.result("retire", removed, _retired_text(removed))
+        _report(target, migration.run, output, "retire")
+
+
+def _forward(target: Target, plan: Plan, run: str, through: str, output: Output, verb: str) -> None:
+    with _opened(target, plan, run, verb) as opened:
+        running.forward(opened, through)
+    _report(target, run, output, verb)
+
+
+@contextmanager
+def _opened(target: Target, plan: Plan, run: str, verb: str) -> Iterator[Run]:
+    stop = Stop()
+    try:
+        with _signals(stop, target.say), session.open_run(target, plan, run, verb, stop) as opened:
+            yield opened
+    except MigrateError:
+        target.say(_headline(target))
+        raise
+
+
+@contextmanager
+def _signals(stop: Stop, say: Callable[[str], None]) -> Iterator[None]:
+    def asked(number: int, frame: FrameType | None) -> None:
+        stop.asked += 1
+        if stop.asked > 2:
+            sys.exit(128 + number)
+        say(
+            "stopping at the next safe point"
+            if stop.asked == 1
+            else "stopping now; traffic goes back where it had moved"
+        )
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
+    """Whether the host is migrated already; raises where an unfinished or rolled-back run forbids a new start."""
+    migration = _latest(target)
+    if migration is None:
+        return False
+    if migration.result in {"migrated", "retired"}:
+        with _opened(target, migration.plan, migration.run, "apply") as run:
+            running.note_nothing_to_do(run)
+        text = f"{_headline(target)}\nnothing to do: {target.name} is {migration.result} (run {migration.run})"
+        output.result("apply", {"result": "nothing to do", "run": migration.run}, text)
+        return True
+    if migration.result == "":
+        raise Held(
+            f"{target.name} has an unfinished migration, {migration.run}",
+            advice=f"migrate continue --host {target.name}, or migrate rollback --host {target.name}",
+        )
+    if saved and migration.plan.id == saved.id:
+        raise Refused("this plan was used and rolled back", advice=f"make a new one: migrate plan --host {target.name}")
+    return False
+
+
+def _refuse_unusable(chosen: Plan, saved: Plan | None, facts: dict[str, object], name: str) -> None:
+    if not saved:
+        return
+    if saved.host != name:
+        raise Refused(f"the plan is for {saved.host}, not for {name}")
+    planning.refuse_expired(chosen, session.now())
+    moved = planning.drift(chosen, facts)
+    if moved:
+        raise Refused(
+            f"{name} is no longer as planned: {'; '.join(moved)}", advice=f"make a new one: migrate plan --host {name}"
+        )
+
+
+def _approve(chosen: Plan, name: str, output: Output, *, yes: bool) -> None:
+    if not output.as_json:
+        print(as_text(chosen), file=sys.stderr)
+    if not yes:
+        _ask("this is the plan", name)
+
+
+def _ask(what: str, host: str) -> None:
+    if not sys.stdin.isatty():
+        raise Declined(f"{what}: no terminal to ask on", advice="add --yes, or apply a saved plan")
+    if input(f"{what}; type the host's name to go on: ").strip() != host:
+        raise Declined("not confirmed; nothing was changed")
+
+
+def _latest(target: Target) -> Migration | None:
+    target.say(f"asking {target.name} what was done before")
+    return session.latest(target)
+
+
+def _headline(target: Target) -> str:
+    try:
+        migration = session.latest(target)
+        answer = target.host.call("status") if target.host.installed() else None
+    except MigrateError as error:
+        return f"SERVING unknown: {error}"
+    return status.headline(target.name, answer, migration.records if migration else (), session.now())
+
+
+def _report(target: Target, run: str, output: Output, verb: str) -> None:
+    directory = target.state / run
+    line = _headline(target)
+    data = {"run": run, "report": str(directory / "report.html"), "headline": line}
+    output.result(verb, data, f"{line}\nreport: {directory / 'report.html'}")
+
+
+def _retired_text(removed: Mapping[str, object]) -> str:
+    return "\n".join(f"{what}: {value}" for what, value in removed.items())
+
+
+def _read_plan(file: Path) -> Plan:
+    try:
+        return planning.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{file} is not a plan: {error}", advice="make one: migrate plan --host HOST -o FILE"
+        ) from None

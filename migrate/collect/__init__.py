@@ -1,0 +1,4 @@
+"""Collectors: run on the host, write raw records, judge nothing.
+
+A leaf: asyncio and aiohttp, nothing else of `migrate`.
+"""

@@ -1,0 +1,67 @@
+"""The lock on the host: one owner, a lease that is renewed while the run lives, and a fencing token.
+
+Every mutating playbook and every mutating hostctl command asserts the token first, so that a run that lost its
+lease (a suspended laptop, say) is refused by the host itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from migrate.errors import LockHeld, MigrateError
+
+LEASE_S = 60
+_RENEW_EVERY_S = 20.0
+
+
+class Hostctl(Protocol):
+    """The part of `migrate.host.Host` that this module needs."""
+
+    def call(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Run one hostctl command and return its JSON object."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """A held lock. `lost` is set by the renewing thread when the host refuses to renew."""
+
+    id: str
+    token: int
+    lost: threading.Event = field(default_factory=threading.Event)
+
+    def assert_held(self) -> None:
+        """Raise LockHeld once the lease is lost: somebody else may be at work."""
+        if self.lost.is_set():
+            raise LockHeld(
+                "the lease on the host was lost; nothing more is changed", advice="look: migrate lock status"
+            )
+
+
+@contextmanager
+def hold(host: Hostctl, owner: str, reason: str) -> Iterator[Lease]:
+    """Take the lock, renew it in a thread while the block runs, release it at the end. Raises LockHeld."""
+    answer = host.call("lock", "acquire", "--owner", owner, "--reason", reason, "--lease-s", str(LEASE_S))
+    lease = Lease(str(answer["id"]), int(answer["token"]))
+    done = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(host, lease, done), daemon=True, name="lease")
+    renewing.start()
+    try:
+        yield lease
+    finally:
+        done.set()
+        renewing.join(timeout=_RENEW_EVERY_S)
+        if not lease.lost.is_set():
+            host.call("lock", "release", "--id", lease.id)
+
+
+def _renew(host: Hostctl, lease: Lease, done: threading.Event) -> None:
+    while not done.wait(_RENEW_EVERY_S):
+        try:
+            host.call("lock", "renew", "--id", lease.id, "--lease-s", str(LEASE_S), timeout_s=_RENEW_EVERY_S)
+        except MigrateError:
+            lease.lost.set()
+            return

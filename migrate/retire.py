@@ -1,0 +1,46 @@
+"""Tears the Triton stack down once nothing public leads to it any more; the archive stays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from migrate.context import Run
+from migrate.errors import NotProven, Refused
+from migrate.gate import Outcome, as_json
+from migrate.journal import Kind
+
+NAME = "retire"
+CHECKS = ("triton_gone", "port_serves")
+
+
+def retire(run: Run) -> Mapping[str, Any]:
+    """Tear the Triton stack down and return what was removed and what is kept.
+
+    Raises Refused while a public route still leads to Triton, NotProven where the outcome is not as meant.
+    """
+    today = run.clock()[:10]
+    accepted = {name for name, a in run.settings.retire.lost_routes.items() if a.expires.isoformat() >= today}
+    lost = [name for name in run.plan.routes_kept if name not in accepted]
+    if lost:
+        raise Refused(
+            f"these public routes still lead to Triton: {'; '.join(lost)}",
+            advice="move their clients, or accept the loss of each by name under retire_lost_routes in the inventory",
+        )
+    run.journal.append(Kind.INTENT, NAME)
+    began = time.monotonic()
+    proof = run.prove(NAME, CHECKS)
+    took_s = round(time.monotonic() - began, 3)
+    verdicts = as_json(proof.verdicts)
+    run.journal.append(Kind.OUTCOME, NAME, verdict=str(proof.outcome), verdicts=verdicts, duration_s=took_s)
+    if proof.outcome is not Outcome.PASS:
+        raise NotProven(f"retire: {proof.problem()}", advice=f"migrate rollback --host {run.plan.host}")
+    run.journal.append(Kind.FINISH, "", result="retired")
+    return proof.results
+
+
+def is_retired(run: Run) -> bool:
+    """Whether Triton was torn down, or may have been, and was not rebuilt since."""
+    ends = [r for r in run.journal.records if r.phase == NAME or r.kind is Kind.FINISH]
+    return any(r.phase == NAME for r in ends) and ends[-1].data.get("result") != "rolled back"

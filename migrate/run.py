@@ -1,0 +1,126 @@
+"""Carries a plan out, phase by phase: guard, intent, playbook, checks, gate, outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from migrate import actions, variables
+from migrate import plan as planning
+from migrate.context import Run
+from migrate.errors import GateFailed, Held, HostUnreachable, Interrupted, MigrateError, NotProven, Refused, RolledBack
+from migrate.gate import Outcome, Verdict, as_json, decide
+from migrate.journal import Kind, State, states
+from migrate.phases import NAMES, PHASES, Phase
+from migrate.rollback import back
+
+
+def forward(run: Run, through: str = NAMES[-1]) -> None:
+    """Run every phase that has not passed yet, up to and with `through`.
+
+    Raises GateFailed, Held, RolledBack, NotProven, Interrupted, LockHeld or HostUnreachable; the journal knows.
+    """
+    for phase in PHASES[: NAMES.index(through) + 1]:
+        if states(run.journal.records, NAMES)[phase.name] is State.PASSED:
+            run.say(f"{phase.name}: passed before")
+            continue
+        run.stop.at_safe_point(f"before {phase.name}")
+        _phase(run, phase)
+    if through == NAMES[-1]:
+        run.journal.append(Kind.FINISH, "", result="migrated")
+
+
+def _phase(run: Run, phase: Phase) -> None:
+    run.lease.assert_held()
+    if phase.rechecks_plan:
+        _refuse_drift(run)
+    run.say(f"{phase.name}: {phase.does}")
+    run.journal.append(Kind.INTENT, phase.name)
+    began = time.monotonic()
+    try:
+        verdicts = _work(run, phase)
+    except HostUnreachable as error:
+        if phase.moves_traffic:
+            raise NotProven(f"{phase.name}: the host is out of reach: {error}", advice=_LOOK.format(run)) from error
+        raise
+    outcome = decide(verdicts, wanted=phase.checks)
+    accepted = run.settings.migrate.accept_inconclusive.get(phase.name) if outcome is Outcome.INCONCLUSIVE else None
+    run.journal.append(
+        Kind.OUTCOME,
+        phase.name,
+        verdict=str(outcome),
+        verdicts=as_json(verdicts),
+        duration_s=round(time.monotonic() - began, 3),
+        accepted=accepted,
+    )
+    run.say(f"{phase.name}: {outcome}" + (f" (accepted: {accepted})" if accepted else ""))
+    if outcome is not Outcome.PASS and not accepted:
+        _fail(run, phase, outcome, verdicts)
+
+
+_LOOK = "migrate status --host {0.plan.host}"
+
+
+def _work(run: Run, phase: Phase) -> list[Verdict]:
+    """The playbook, then the controller's own part where the playbook's checks leave room for it."""
+    extra = variables.for_phase(phase.name, run.settings, phase.checks)
+    verdicts: list[Verdict] = []
+    try:
+        result = run.playbooks.run(phase.name, run.fenced(**extra), run.say)
+        verdicts = result.verdicts + [_broken(phase, failure) for failure in result.failures[:1]]
+        if phase.action and all(v.verdict in {Outcome.PASS, Outcome.INCONCLUSIVE} for v in verdicts):
+            verdicts += actions.ACTIONS[phase.action](run)
+    except (HostUnreachable, Interrupted):
+        raise
+    except MigrateError as error:
+        verdicts.append(Verdict(phase.name, Outcome.ERROR, "an answer", "an error", str(error), error.advice))
+    return verdicts
+
+
+def _broken(phase: Phase, failure: str) -> Verdict:
+    advice = "mend it, then: migrate continue; the whole output is in the run's ansible directory"
+    return Verdict(
+        f"playbook {phase.name}", Outcome.FAIL, "every task runs to its end", "a task failed", failure, advice
+    )
+
+
+def _fail(run: Run, phase: Phase, outcome: Outcome, verdicts: Sequence[Verdict]) -> None:
+    """Raise what the failed gate means: before traffic moved the old stack serves, after it the way back is taken."""
+    worst = next((v for v in verdicts if v.verdict is outcome), None) or next(
+        (v for v in verdicts if v.verdict is not Outcome.PASS), None
+    )
+    reason = f"{phase.name}: {_problem(phase, worst, verdicts)}"
+    advice = worst.advice if worst else ""
+    if phase.moves_traffic:
+        back(run, f"{phase.name} {outcome}")
+        raise RolledBack(f"{reason}; traffic is back on Triton, verified", advice=advice)
+    if outcome is Outcome.INCONCLUSIVE:
+        raise Held(
+            f"{reason}; held before {phase.name} is decided",
+            advice=f"accept it under migrate_accept_inconclusive: {{{phase.name}: reason}}, or more data; "
+            f"then migrate continue --host {run.plan.host}",
+        )
+    raise GateFailed(f"{reason}; Triton serves", advice=advice)
+
+
+def _problem(phase: Phase, worst: Verdict | None, verdicts: Sequence[Verdict]) -> str:
+    if worst:
+        return f"{worst.check}: {worst.detail or worst.measured}"
+    silent = set(phase.checks) - {verdict.check for verdict in verdicts}
+    return f"no verdict from {', '.join(sorted(silent)) or 'its gate'}"
+
+
+def _refuse_drift(run: Run) -> None:
+    facts = run.playbooks.run("discover", run.variables, run.say).facts
+    moved = planning.drift(run.plan, facts)
+    moved = [line for line in moved if not line.startswith("disks.")]
+    if moved:
+        raise Refused(
+            "the host is no longer as planned: " + "; ".join(moved),
+            advice=f"look, then plan again: migrate rollback --host {run.plan.host}",
+        )
+
+
+def note_nothing_to_do(run: Run) -> None:
+    """Leave a line in the journal that `apply` found everything done."""
+    run.journal.append(Kind.NOTE, "", what="apply: nothing to do")

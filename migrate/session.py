@@ -1,0 +1,181 @@
+"""Opens what a command works on: the host's settings, its connection, its plan, its run."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from migrate import bundled, report, variables
+from migrate import lock as locks
+from migrate import plan as planning
+from migrate import settings as settings_module
+from migrate.context import Run, Stop
+from migrate.errors import Refused, SettingsError
+from migrate.host import Host, Secret
+from migrate.inventory import Inventory
+from migrate.journal import Journal, Kind, Record, finished, parse
+from migrate.lock import Hostctl
+from migrate.plan import Plan
+from migrate.playbook import AnsiblePlaybooks
+from migrate.settings import Settings
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One host of the inventory, with its settings and the one connection to it."""
+
+    name: str
+    inventory: Inventory
+    settings: Settings
+    host: Host
+    state: Path
+    say: Say
+
+    def playbooks(self, artifacts: Path | None = None) -> AnsiblePlaybooks:
+        """The playbooks, run against this target's inventory."""
+        return AnsiblePlaybooks(self.inventory, artifacts)
+
+    def with_target(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Extra-vars with the host pattern that every playbook needs."""
+        return {**extra, "migrate_target": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """The latest migration that the host knows of."""
+
+    run: str
+    records: tuple[Record, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the migration was started with."""
+        return planning.from_json(self.records[0].data["plan"])
+
+    @property
+    def result(self) -> str:
+        """How it ended: "" unfinished, "migrated", "retired" or "rolled back"."""
+        return finished(self.records)
+
+
+class HostctlJournal:
+    """The host's copy of the journal, through hostctl."""
+
+    def __init__(self, host: Hostctl) -> None:
+        self._host = host
+
+    def read(self, run: str) -> list[dict[str, Any]]:
+        """All records of a run, oldest first; none for a run that the host does not know."""
+        return list(self._host.call("journal", "read", "--run", run)["records"])
+
+    def append(self, run: str, line: str, token: int) -> None:
+        """Append one line durably."""
+        self._host.call("journal", "append", "--run", run, "--token", str(token), stdin=line + "\n")
+
+
+def now() -> datetime:
+    """The present moment, UTC."""
+    return datetime.now(UTC)
+
+
+def clock() -> str:
+    """The present moment as UTC ISO-8601 with milliseconds and `Z`."""
+    return now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@contextmanager
+def target(name: str, inventory: Inventory, state: Path, say: Say) -> Iterator[Target]:
+    """Open a host of the inventory. Raises UsageError or SettingsError that names variable, file and line."""
+    found = inventory.variables(name)
+    try:
+        settings = settings_module.load(found)
+    except SettingsError as error:
+        variable = str(error).split(":", 1)[0].split(" ", 1)[0]
+        raise SettingsError(f"{inventory.where(variable, name)}: {error}") from None
+    password = found.get("ansible_become_password") or found.get("ansible_become_pass")
+    host = Host(name, found, become_password=Secret(str(password)) if password else None)
+    try:
+        yield Target(name, inventory, settings, host, state, say)
+    finally:
+        host.close()
+
+
+def discover(target: Target) -> dict[str, Any]:
+    """Read the host's facts. Raises HostUnreachable, or Refused where the facts could not be read."""
+    result = target.playbooks().run(
+        "discover", target.with_target(variables.for_discovery(target.settings)), lambda task: None
+    )
+    if not result.facts:
+        raise Refused(f"the facts of {target.name} could not be read: {'; '.join(result.failures)}")
+    return result.facts
+
+
+def make_plan(target: Target, facts: Mapping[str, Any]) -> Plan:
+    """The plan for this host as it is now."""
+    return planning.make(target.name, target.settings, facts, bundled.tree_digest("playbooks", "checks"), now())
+
+
+def latest(target: Target) -> Migration | None:
+    """The latest migration in the host's own journal, None where there is none."""
+    if not target.host.installed():
+        return None
+    runs = target.host.call("journal", "list")["runs"]
+    if not runs:
+        return None
+    run = str(runs[-1]["run"] if isinstance(runs[-1], dict) else runs[-1])
+    records = parse(HostctlJournal(target.host).read(run))
+    return Migration(run, tuple(records)) if records else None
+
+
+def run_id(plan: Plan) -> str:
+    """`<utc>-<host>-<plan8>`, the name of the run and of its directory."""
+    return f"{now():%Y%m%dT%H%M%SZ}-{plan.host}-{plan.id[:8]}"
+
+
+@contextmanager
+def open_run(target: Target, plan: Plan, run: str, reason: str, stop: Stop) -> Iterator[Run]:
+    """Take the host's lock and open the run's journal; the report is written again at the end, whatever happens."""
+    directory = target.state / run
+    (directory / "raw").mkdir(parents=True, exist_ok=True, mode=0o700)
+    (directory / "plan.json").write_text(plan.text(), encoding="utf-8")
+    settings = settings_module.load(plan.settings)
+    playbooks = target.playbooks(directory / "ansible")
+    shared = target.with_target(_variables(target, plan, settings, run, directory))
+    missing = not target.host.installed()
+    if missing:
+        _install(target, playbooks, shared)
+    with locks.hold(target.host, f"{getpass.getuser()}@{socket.gethostname()}", reason) as lease:
+        journal = Journal(run, HostctlJournal(target.host), directory / "journal.jsonl", lease.token, clock)
+        if not journal.records:
+            if not missing:
+                _install(target, playbooks, shared)
+            journal.append(Kind.START, "", plan=plan.as_json(), result="")
+        opened = Run(
+            run, plan, settings, target.host, playbooks, journal, lease, directory, shared, target.say, clock, stop
+        )
+        try:
+            yield opened
+        finally:
+            report.write(directory)
+
+
+def _variables(target: Target, plan: Plan, settings: Settings, run: str, directory: Path) -> dict[str, Any]:
+    saved = directory / "switch.conf"
+    if not saved.exists():
+        saved.write_text(planning.switch_config(settings, discover(target)), encoding="utf-8")
+    return variables.for_run(plan, settings, run, (directory / "raw").resolve(), saved.read_text(encoding="utf-8"))
+
+
+def _install(target: Target, playbooks: AnsiblePlaybooks, shared: Mapping[str, Any]) -> None:
+    target.say("hostctl: installing the lock, the journal and the way back on the host")
+    result = playbooks.run("hostctl", shared, target.say)
+    if not result.ok:
+        raise Refused(f"hostctl could not be installed: {result.failures[0]}")

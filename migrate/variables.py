@@ -1,0 +1,163 @@
+"""The extra-vars of every playbook: computed here, once, from the plan; roles assert them and never derive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from migrate import __version__, bundled
+from migrate.parity.prompts import PROMPTS
+from migrate.plan import Plan
+from migrate.settings import Settings
+
+GATEWAY_PARTS = ("gateway", "collect")
+SOAK_INTERVAL_S = 2
+_START_TIMEOUT_S = 120
+
+
+def gateway_image() -> str:
+    """Name and tag of the gateway's image: the tag follows its sources."""
+    return f"migrate-gateway:{__version__}-{bundled.tree_digest(*GATEWAY_PARTS)[:12]}"
+
+
+def for_discovery(settings: Settings) -> dict[str, Any]:
+    """What `discover` needs, before there is a plan."""
+    return settings.flat()
+
+
+def for_run(plan: Plan, settings: Settings, run: str, raw: Path, switch_config: str) -> dict[str, Any]:
+    """Everything that the playbooks of one run share; a phase adds its own checks and job to it."""
+    return settings.flat() | {
+        "migrate_run": run,
+        "migrate_raw_dir": str(raw),
+        "migrate_checks_dir": str(bundled.root() / "checks"),
+        "vllm_image_digest": image_by_digest(settings.vllm.image, plan.vllm_image_digest),
+        "gateway_image": gateway_image(),
+        "gateway_source_dir": str(bundled.package()),
+        "gateway_config": gateway_config(settings),
+        "hostctl_config": hostctl_config(settings),
+        "goldens_requests": golden_requests(settings),
+        "switch_config": switch_config,
+        "check_config": {},
+    }
+
+
+def image_by_digest(reference: str, digest: str) -> str:
+    """`registry/name@sha256:…` for a reference with or without a tag."""
+    name = reference.split("@", 1)[0]
+    head, _, last = name.rpartition("/")
+    bare = last.split(":", 1)[0]
+    return f"{head}/{bare}@{digest}" if head else f"{bare}@{digest}"
+
+
+def gateway_config(settings: Settings) -> dict[str, Any]:
+    """The gateway's YAML file."""
+    served = settings.vllm.served_model_name
+    tokens = settings.gateway.default_max_tokens
+    return {
+        "listen": {"host": "0.0.0.0", "port": 8100},  # noqa: S104 - inside its container; published on the loopback
+        "upstream": {"url": "http://vllm:8000", "timeout_s": 120},
+        "models": {
+            name: {"style": model.style, "upstream_model": served, "version": "1", "default_max_tokens": tokens}
+            for name, model in settings.triton.models.items()
+        },
+    }
+
+
+def probe(settings: Settings) -> dict[str, Any]:
+    """The one generation that proves a stack alive."""
+    path = f"/v2/models/{settings.triton.probe_model}/generate"
+    return {"path": path, "body": {"text_input": "def add(a, b):", "max_tokens": 1}}
+
+
+def hostctl_config(settings: Settings) -> dict[str, Any]:
+    """/var/lib/migrate/host.json: what hostctl, the way back and the watcher need to know."""
+    triton, switch = settings.triton, settings.switch
+    compose = ["docker", "compose", "-f", triton.compose_file, "-p", triton.compose_project]
+    return {
+        "triton": {
+            "url": f"http://127.0.0.1:{triton.http_port}",
+            "container": triton.container,
+            "start": [*compose, "up", "-d", triton.compose_service],
+            "start_timeout_s": _START_TIMEOUT_S,
+        },
+        "gateway": {"url": f"http://127.0.0.1:{settings.gateway.port}"},
+        "vllm": {"url": f"http://127.0.0.1:{settings.vllm.port}", "model": settings.vllm.served_model_name},
+        "probe": probe(settings),
+        "switch": {
+            "ports": {str(public): own for public, own in switch.ports.items()},
+            "rehearsal_port": switch.rehearsal_port,
+            "unit": "migrate-switch",
+            "access_log": switch.access_log,
+            "operator_access_logs": list(settings.nginx.access_logs),
+        },
+        "soak": settings.soak.model_dump(mode="json") | {"interval_s": SOAK_INTERVAL_S},
+        "public": {"http_port": min(switch.ports)},
+    }
+
+
+def golden_requests(settings: Settings) -> list[dict[str, Any]]:
+    """The requests whose replies are recorded from Triton and must come back byte for byte after a rollback."""
+    requests: list[dict[str, Any]] = [
+        {"name": "server metadata", "method": "GET", "path": "/v2", "body": None},
+        {"name": "repository index", "method": "POST", "path": "/v2/repository/index", "body": {}},
+        {"name": "unknown model", "method": "GET", "path": "/v2/models/no-such-model", "body": None},
+    ]
+    for name, model in settings.triton.models.items():
+        requests.append({"name": f"{name} metadata", "method": "GET", "path": f"/v2/models/{name}", "body": None})
+        requests.append({"name": f"{name} config", "method": "GET", "path": f"/v2/models/{name}/config", "body": None})
+        if model.style == "python":
+            requests += [_golden(name, number, text) for number, text in enumerate(PROMPTS[:5])]
+    return requests
+
+
+def parity_job(settings: Settings) -> dict[str, Any]:
+    """What the parity collector asks both sides."""
+    return {
+        "triton": f"http://127.0.0.1:{settings.triton.http_port}",
+        "vllm": f"http://127.0.0.1:{settings.vllm.port}",
+        "client_path": f"http://127.0.0.1:{settings.gateway.port}",
+        "model": settings.triton.probe_model,
+        "vllm_model": settings.vllm.served_model_name,
+        "prompts": list(PROMPTS[: settings.parity.prompts]),
+        "max_tokens": settings.parity.max_tokens,
+        "logprobs": True,
+        "seed": settings.parity.seed,
+    }
+
+
+def performance_job(settings: Settings) -> dict[str, Any]:
+    """What the performance collector runs: interleaved blocks against Triton and the client-facing path."""
+    model = settings.triton.probe_model
+    return {
+        "triton": {"url": f"http://127.0.0.1:{settings.triton.http_port}", "model": model},
+        "gateway": {"url": f"http://127.0.0.1:{settings.gateway.port}", "model": model},
+        "concurrency": list(settings.performance.concurrency),
+        "duration_s": settings.performance.duration_s,
+        "max_tokens": settings.performance.max_tokens,
+        "prompts": list(PROMPTS),
+        "rounds": settings.performance.rounds,
+        "seed": settings.parity.seed,
+    }
+
+
+JOBS = {"parity": parity_job, "performance": performance_job}
+
+
+def for_phase(phase: str, settings: Settings, checks: tuple[str, ...]) -> Mapping[str, Any]:
+    """What one phase's playbook gets on top: its checks, and the collector's job where it has one."""
+    extra: dict[str, Any] = {"check_names": list(checks)}
+    if phase in JOBS:
+        extra |= {"collect_kind": phase, "collect_job": JOBS[phase](settings)}
+    return extra
+
+
+def _golden(model: str, number: int, text: str) -> dict[str, Any]:
+    body = {"text_input": text, "max_tokens": 24}
+    return {
+        "name": f"{model} prompt {number + 1}",
+        "method": "POST",
+        "path": f"/v2/models/{model}/generate",
+        "body": body,
+    }

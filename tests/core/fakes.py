@@ -1,0 +1,162 @@
+"""Stand-ins for the two seams of the core: a host that is a dictionary, and playbooks that do nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from migrate import plan as planning
+from migrate import settings as settings_module
+from migrate.context import Run
+from migrate.gate import Outcome, Verdict
+from migrate.journal import Journal
+from migrate.lock import Lease
+from migrate.plan import Plan
+from migrate.playbook import PlaybookResult
+from migrate.settings import Settings
+
+VARIABLES: dict[str, Any] = {
+    "migrate_public_http_url": "http://127.0.0.1:8180",
+    "triton_container": "triton-triton-1",
+    "triton_model_repository": "/srv/triton/models",
+    "triton_models": {"phi2": {"style": "python"}},
+    "triton_probe_model": "phi2",
+    "vllm_image": "registry.lab:5000/vllm-openai:v0.31.0",
+    "vllm_weights_source": "/srv/triton/models/phi2/1/weights",
+    "vllm_served_model_name": "phi2",
+    "vllm_gpus": "none",
+    "switch_step_s": 1,
+    "switch_min_requests": 1,
+    "soak_duration_s": 5,
+}
+
+NGINX = """
+events {}
+http {
+    server {
+        listen 80;
+        location /v2/ { proxy_pass http://127.0.0.1:8000; }
+    }
+}
+"""
+
+
+def settings(**changed: Any) -> Settings:
+    """Valid settings, with some variables changed."""
+    return settings_module.load(VARIABLES | changed)
+
+
+def facts() -> dict[str, Any]:
+    """What discover reads from a host that can be migrated."""
+    return {
+        "os": {"id": "ubuntu", "version_id": "24.04"},
+        "disks": {"/": {"total": 100 << 30, "free": 50 << 30}},
+        "gpus": [],
+        "docker": {"version": "26.1.5"},
+        "triton": {
+            "live": True,
+            "container": {"name": "triton-triton-1", "image_id": "sha256:1", "restart_policy": "unless-stopped"},
+            "models": [{"name": "phi2", "version": "1", "state": "READY"}],
+        },
+        "model_repository": {"exists": True, "bytes": 1 << 20, "digest": "a" * 64},
+        "weights": {"exists": True, "bytes": 1 << 20, "digest": "b" * 64},
+        "vllm_image": {"digest": "sha256:" + "c" * 64},
+        "nginx": {"main": "/etc/nginx/nginx.conf", "files": {"/etc/nginx/nginx.conf": NGINX}},
+    }
+
+
+class FakeHost:
+    """A stand-in for hostctl: answers from a table, remembers what was asked, keeps the journal's lines."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.calls: list[tuple[str, ...]] = []
+        self.lines: list[str] = []
+        self.percent = 0
+
+    def call(self, *arguments: str, stdin: str | None = None, timeout_s: float = 60.0) -> dict[str, Any]:
+        self.calls.append(arguments)
+        name = "_".join(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+        if name == "switch_step":
+            self.percent = int(arguments[arguments.index("--percent") + 1])
+        if name == "back":
+            self.percent = 0
+        answer = self.answers.get(name, DEFAULTS.get(name, {}))
+        if isinstance(answer, Exception):
+            raise answer
+        return dict(answer(self) if callable(answer) else answer)
+
+    def read(self, run: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    def append(self, run: str, line: str, token: int) -> None:
+        prev = hashlib.sha256(self.lines[-1].encode()).hexdigest() if self.lines else "0" * 64
+        assert json.loads(line)["prev"] == prev
+        self.lines.append(line)
+
+    def asked(self, *words: str) -> bool:
+        """Whether a command that begins with these words was called."""
+        return any(call[: len(words)] == words for call in self.calls)
+
+
+def window(host: FakeHost) -> dict[str, Any]:
+    """Healthy traffic in the shares of the step that the host is at."""
+    ours, theirs = host.percent, 100 - host.percent
+    side = {"errors": 0, "p50_s": 0.1, "p95_s": 0.2, "p99_s": 0.3}
+    return {"total": 100, "by_upstream": {"gateway": side | {"requests": ours}, "triton": side | {"requests": theirs}}}
+
+
+DEFAULTS: dict[str, Any] = {
+    "rehearse": {"passed": True, "there_s": 0.5, "back_s": 0.4, "proof": [{"percent": 5, "triton": 95, "gateway": 5}]},
+    "window": window,
+    "soak_status": {"state": "passed", "requests": 60, "error_rate": 0.0, "p95_s": 0.2},
+    "back": {"took_s": 0.4},
+}
+
+
+class FakePlaybooks:
+    """Playbooks that pass every check that they are asked for, but for those in `verdicts` and `failures`."""
+
+    def __init__(
+        self, *, verdicts: Mapping[str, Outcome] | None = None, failures: Mapping[str, str] | None = None
+    ) -> None:
+        self.verdicts = dict(verdicts or {})
+        self.failures = dict(failures or {})
+        self.ran: list[str] = []
+        self.facts = facts()
+
+    def run(self, name: str, variables: Mapping[str, Any], say: Callable[[str], None]) -> PlaybookResult:
+        self.ran.append(name)
+        if name == "discover":
+            return PlaybookResult("successful", facts=self.facts)
+        if name in self.failures:
+            return PlaybookResult("failed", failures=[self.failures[name]])
+        wanted = variables["check_names"]
+        return PlaybookResult("successful", verdicts=[Verdict(c, self.verdicts.get(c, Outcome.PASS)) for c in wanted])
+
+
+def plan(**changed: Any) -> Plan:
+    """A plan made from the facts above."""
+    from datetime import UTC, datetime
+
+    return planning.make("gpu01", settings(**changed), facts(), "t" * 64, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def run(directory: Path, host: FakeHost, playbooks: FakePlaybooks, **changed: Any) -> Run:
+    """A run over the fakes."""
+    made = plan(**changed)
+    ticks = itertools.count()
+
+    def clock() -> str:
+        return f"2026-01-01T00:00:{next(ticks) % 60:02d}.000Z"
+
+    journal = Journal("r1", host, directory / "journal.jsonl", 7, clock)
+    (directory / "raw").mkdir(exist_ok=True)
+    lease = Lease("lock1", 7)
+    return Run(
+        "r1", made, settings(**changed), host, playbooks, journal, lease, directory, {}, lambda text: None, clock
+    )

@@ -1,0 +1,100 @@
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate import plan as planning
+from migrate.errors import GateFailed, Refused
+
+from .fakes import facts, plan, settings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    found = facts()
+    *parents, last = path.split(".")
+    node = found
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "error", "message"),
+    [
+        ("triton.container", None, Refused, "triton_container"),
+        ("triton.live", False, Refused, "triton_http_port"),
+        ("triton.models", [], Refused, "triton_models: Triton does not serve phi2"),
+        ("model_repository.exists", False, Refused, "triton_model_repository"),
+        ("weights.exists", False, Refused, "vllm_weights_source"),
+        ("vllm_image", {"error": "connection refused"}, GateFailed, "vllm_image.*connection refused"),
+    ],
+)
+def test_a_host_that_cannot_be_migrated_is_refused_by_setting(path: str, value: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        planning.make("gpu01", settings(), changed(path, value), "t", NOW)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("triton.container.image_id", "sha256:2"),
+        ("model_repository.digest", "0" * 64),
+        ("nginx.files", {"/etc/nginx/nginx.conf": "events {}"}),
+        ("os.version_id", "22.04"),
+        ("vllm_image.digest", "sha256:" + "d" * 64),
+        ("weights.digest", None),
+    ],
+)
+def test_drift_is_seen_and_named(path: str, value: Any) -> None:
+    lines = planning.drift(plan(), changed(path, value))
+    assert len(lines) == 1
+    assert lines[0].split(":")[0] in {path, "nginx.digest"}
+
+
+def test_less_free_disk_than_needed_is_drift_and_a_little_less_is_not() -> None:
+    made = plan()
+    assert planning.drift(made, changed("disks./", {"free": 1 << 20}))
+    assert not planning.drift(made, changed("disks./", {"free": 40 << 30}))
+
+
+def test_a_silent_registry_is_left_to_the_phases_that_need_it() -> None:
+    assert not planning.drift(plan(), changed("vllm_image.digest", None))
+
+
+def test_a_saved_plan_reads_back() -> None:
+    made = plan()
+    assert planning.from_json(json.loads(made.text())).id == made.id
+
+
+def test_an_edited_plan_is_refused() -> None:
+    data = json.loads(plan().text())
+    data["host"] = "gpu02"
+    with pytest.raises(Refused, match="edited"):
+        planning.from_json(data)
+
+
+def test_a_plan_of_another_host_or_version_is_refused() -> None:
+    data = json.loads(plan().text())
+    with pytest.raises(Refused, match="not for gpu02"):
+        planning.from_json(data, host="gpu02")
+    with pytest.raises(Refused, match="not a plan"):
+        planning.from_json({"schema": 1})
+
+
+def test_an_expired_plan_is_refused() -> None:
+    made = plan()
+    planning.refuse_expired(made, NOW + timedelta(hours=71))
+    with pytest.raises(Refused, match="expired"):
+        planning.refuse_expired(made, NOW + timedelta(hours=72))
+
+
+@given(st.text(max_size=40))
+def test_any_value_of_a_setting_survives_the_plan_file(text: str) -> None:
+    made = plan(vllm_environment={"NOTE": text})
+    assert planning.from_json(json.loads(made.text())).settings["vllm_environment"] == {"NOTE": text}

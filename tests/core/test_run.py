@@ -1,0 +1,190 @@
+from pathlib import Path
+
+import pytest
+
+from migrate import actions, rollback
+from migrate import run as running
+from migrate.context import Run
+from migrate.errors import GateFailed, Held, Interrupted, LockHeld, MigrateError, NotProven, Refused, RolledBack
+from migrate.gate import Outcome, Verdict
+from migrate.journal import Kind, State, finished, states
+from migrate.phases import NAMES, PHASES
+
+from .fakes import FakeHost, FakePlaybooks, run
+
+
+@pytest.fixture(autouse=True)
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judges have tests of their own; here both say pass, and waiting takes no time."""
+    passed = {
+        name: lambda run, name=name: [Verdict(name, Outcome.PASS)] for name in ("judge_parity", "judge_performance")
+    }
+    monkeypatch.setattr(actions, "ACTIONS", {**actions.ACTIONS, **passed})
+    monkeypatch.setattr(actions, "_POLL_S", 0.01)
+    monkeypatch.setattr(actions, "_watch", lambda run, since, percent: run.host.call("window"))
+
+
+def known(run: Run) -> dict[str, State]:
+    return states(run.journal.records, NAMES)
+
+
+def test_every_phase_passes_in_order(tmp_path: Path) -> None:
+    playbooks = FakePlaybooks()
+    going = run(tmp_path, FakeHost(), playbooks)
+    running.forward(going)
+    assert [name for name in playbooks.ran if name != "discover"] == list(NAMES)
+    assert set(known(going).values()) == {State.PASSED}
+    assert finished(going.journal.records) == "migrated"
+
+
+@pytest.mark.parametrize("phase", [p.name for p in PHASES if not p.moves_traffic])
+def test_a_failed_playbook_before_cutover_leaves_triton_serving(tmp_path: Path, phase: str) -> None:
+    host = FakeHost()
+    going = run(tmp_path, host, FakePlaybooks(failures={phase: "pull: registry is silent"}))
+    with pytest.raises(GateFailed, match="registry is silent"):
+        running.forward(going)
+    assert known(going)[phase] is State.FAILED
+    assert not host.asked("switch")
+
+
+@pytest.mark.parametrize("phase", [p.name for p in PHASES if p.moves_traffic])
+def test_a_failed_playbook_after_traffic_moved_goes_back_and_proves_triton(tmp_path: Path, phase: str) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks(failures={phase: "it broke"})
+    going = run(tmp_path, host, playbooks)
+    with pytest.raises(RolledBack, match="it broke"):
+        running.forward(going)
+    assert host.asked("back")
+    assert playbooks.ran[-1] == "prove_back"
+    assert finished(going.journal.records) == ""
+
+
+def test_a_way_back_that_fails_needs_a_human(tmp_path: Path) -> None:
+    host = FakeHost(back=NotProven("triton does not start"))
+    going = run(tmp_path, host, FakePlaybooks(failures={"cutover": "it broke"}))
+    with pytest.raises(NotProven, match="triton does not start"):
+        running.forward(going)
+
+
+def test_an_inconclusive_gate_holds_unless_it_is_accepted(tmp_path: Path) -> None:
+    unsure = {"gpu": Outcome.INCONCLUSIVE}
+    going = run(tmp_path, FakeHost(), FakePlaybooks(verdicts=unsure))
+    with pytest.raises(Held, match="provision"):
+        running.forward(going)
+    (tmp_path / "accepted").mkdir()
+    accepted = {"migrate_accept_inconclusive": {"provision": "no GPU here"}}
+    going = run(tmp_path / "accepted", FakeHost(), FakePlaybooks(verdicts=unsure), **accepted)
+    running.forward(going)
+    outcome = next(r for r in going.journal.records if r.kind is Kind.OUTCOME and r.phase == "provision")
+    assert outcome.data["accepted"] == "no GPU here"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAIL, Outcome.ERROR])
+def test_acceptance_never_covers_a_failure(tmp_path: Path, outcome: Outcome) -> None:
+    accepted = {"migrate_accept_inconclusive": {"provision": "no GPU here"}}
+    going = run(tmp_path, FakeHost(), FakePlaybooks(verdicts={"gpu": outcome}), **accepted)
+    with pytest.raises(GateFailed):
+        running.forward(going)
+
+
+def test_a_burning_step_goes_back(tmp_path: Path) -> None:
+    side = {"requests": 100, "p95_s": 0.2}
+    burning = {"total": 200, "by_upstream": {"gateway": side | {"errors": 9}, "triton": side | {"errors": 0}}}
+    host = FakeHost(window=burning)
+    with pytest.raises(RolledBack, match="traffic at 5 %"):
+        running.forward(run(tmp_path, host, FakePlaybooks()))
+    assert host.percent == 0
+
+
+def test_a_soak_that_went_back_is_rolled_back(tmp_path: Path) -> None:
+    host = FakeHost(soak_status={"state": "went_back", "reason": "errors 4 %"})
+    with pytest.raises(RolledBack, match="errors 4 %"):
+        running.forward(run(tmp_path, host, FakePlaybooks()))
+    assert not host.asked("switch", "commit")
+
+
+def test_drift_before_cutover_is_refused_and_nothing_moves(tmp_path: Path) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks()
+    playbooks.facts["model_repository"]["digest"] = "e" * 64
+    with pytest.raises(Refused, match="model_repository.digest"):
+        running.forward(run(tmp_path, host, playbooks))
+    assert not host.asked("switch")
+    assert "cutover" not in playbooks.ran
+
+
+def test_a_lost_lease_stops_before_the_next_phase(tmp_path: Path) -> None:
+    going = run(tmp_path, FakeHost(), FakePlaybooks())
+    going.lease.lost.set()
+    with pytest.raises(LockHeld):
+        running.forward(going)
+    assert not going.journal.records
+
+
+def test_an_interrupt_stops_at_the_next_phase_and_continue_goes_on_there(tmp_path: Path) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks()
+    going = run(tmp_path, host, playbooks)
+    running.forward(going, through="snapshot")
+    going.stop.asked = 1
+    with pytest.raises(Interrupted, match="before provision"):
+        running.forward(going)
+    resumed = run(tmp_path, host, playbooks)
+    running.forward(resumed)
+    assert playbooks.ran.count("snapshot") == 1
+    assert finished(resumed.journal.records) == "migrated"
+
+
+def test_a_crash_between_intent_and_outcome_is_unknown_and_done_again(tmp_path: Path) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks()
+    going = run(tmp_path, host, playbooks)
+    going.journal.append(Kind.INTENT, "preflight")
+    assert known(going)["preflight"] is State.UNKNOWN
+    running.forward(going, through="preflight")
+    assert known(going)["preflight"] is State.PASSED
+
+
+def test_a_missing_check_is_an_error_not_a_pass(tmp_path: Path) -> None:
+    playbooks = FakePlaybooks()
+    original = playbooks.run
+
+    def forgetful(name, variables, say):  # type: ignore[no-untyped-def]
+        result = original(name, variables, say)
+        result.verdicts = result.verdicts[1:]
+        return result
+
+    playbooks.run = forgetful  # type: ignore[method-assign]
+    with pytest.raises(GateFailed):
+        running.forward(run(tmp_path, FakeHost(), playbooks))
+
+
+def test_rollback_before_anything_moved_touches_no_traffic(tmp_path: Path) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks()
+    going = run(tmp_path, host, playbooks)
+    running.forward(going, through="deploy")
+    rollback.rollback(going, "before-deploy")
+    assert not host.asked("back")
+    assert playbooks.ran[-2:] == ["undo_deploy", "prove_back"]
+    assert finished(going.journal.records) == "rolled back"
+
+
+def test_rollback_undoes_in_reverse_order(tmp_path: Path) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks()
+    going = run(tmp_path, host, playbooks)
+    running.forward(going)
+    rollback.rollback(going, "before-deploy")
+    undone = [name for name in playbooks.ran if name.startswith("undo_")]
+    assert undone == [p.undo for p in reversed(PHASES) if p.undo and NAMES.index(p.name) >= NAMES.index("deploy")]
+
+
+def test_rollback_that_finds_triton_changed_needs_a_human(tmp_path: Path) -> None:
+    playbooks = FakePlaybooks()
+    going = run(tmp_path, FakeHost(), playbooks)
+    running.forward(going)
+    playbooks.verdicts["snapshot_diff"] = Outcome.FAIL
+    with pytest.raises(NotProven, match="snapshot_diff"):
+        rollback.rollback(going, "traffic")
+    assert finished(going.journal.records) == "migrated"
+
+
+def test_an_error_of_the_host_inside_a_phase_is_a_verdict(tmp_path: Path) -> None:
+    host = FakeHost(rehearse=MigrateError("no listener"))
+    with pytest.raises(GateFailed, match="no listener"):
+        running.forward(run(tmp_path, host, FakePlaybooks()))

@@ -1,0 +1,45 @@
+from typing import Any
+
+import pytest
+
+from migrate import settings as settings_module
+from migrate.errors import SettingsError
+
+from .fakes import VARIABLES, settings
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"vllm_imag": "x"}, "vllm_imag: unknown setting; did you mean vllm_image?"),
+        ({"nginx_config_fil": "/x"}, "did you mean nginx_config_file"),
+        ({"vllm_port": 70000}, "vllm_port"),
+        ({"vllm_port": 8000}, "triton_http_port and vllm_port: both use port 8000"),
+        ({"triton_probe_model": "gpt"}, "triton_probe_model: 'gpt' is not one of triton_models"),
+        ({"switch_steps": [5, 25]}, "switch_steps: must rise and end at 100"),
+        ({"switch_steps": [100, 5, 100]}, "switch_steps"),
+        ({"vllm_image": "$(reboot)"}, "vllm_image: not an image reference"),
+        ({"triton_model_repository": "models"}, "triton_model_repository"),
+        ({"triton_models": {}}, "triton_models"),
+        ({"triton_models": {"phi2": {"style": "onnx"}}}, "triton_models.phi2.style"),
+    ],
+)
+def test_a_bad_setting_is_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        settings(**changed)
+    assert message in str(error.value)
+
+
+def test_a_missing_setting_is_named() -> None:
+    variables = {key: value for key, value in VARIABLES.items() if key != "triton_model_repository"}
+    with pytest.raises(SettingsError, match="triton_model_repository"):
+        settings_module.load(variables)
+
+
+def test_variables_of_other_roles_are_left_alone() -> None:
+    settings(ansible_host="10.0.0.1", nginx_vhosts=[], my_vllm="x", docker_users=["ops"])
+
+
+def test_flat_settings_read_back_as_the_same() -> None:
+    first = settings(switch_ports={80: 18080, 443: 18443})
+    assert settings_module.load(first.flat()) == first
