@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ class Evidence:
         records = tuple(line for line in lines if "complete" not in line)
         whole = bool(trailer) and trailer.get("records") == len(records) == len(lines) - 1
         return cls(records, trailer, whole)
+
+
+def commonest_error(records: Iterable[Record]) -> str:
+    """The error that most of these records carry, with its count; empty where none failed."""
+    counts = Counter(str(record["error"]) for record in records if record.get("error") is not None)
+    return "; ".join(f"{count} × {error}" for error, count in counts.most_common(1))
 
 
 def read_records(path: Path) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ import yaml
 
 from migrate.bundled import tool
 from migrate.errors import SettingsError, UsageError
+from migrate.settings import Settings
 
 _TIMEOUT_S = 60
+# The variables that are used here: how to reach the host, and our own sections.
+_OURS = re.compile(rf"(ansible|{'|'.join(Settings.model_fields)})_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,7 @@ class Inventory:
             near = difflib.get_close_matches(host, names, n=1)
             known = f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(names)) or 'no host'}"
             raise UsageError(f"host {host!r} is not in the inventory {self.path}; {known}")
-        found: dict[str, Any] = hosts.get(host, {})
-        return found
+        return self._resolved(host, hosts.get(host, {}))
 
     def where(self, variable: str, host: str) -> str:
         """`file:line` where a variable is set, or the inventory's path where it is not set anywhere."""
@@ -48,14 +51,33 @@ class Inventory:
         return str(self.path)
 
     def _listing(self) -> dict[str, Any]:
-        command = [tool("ansible-inventory"), "-i", str(self.path), "--list"]
+        listing: dict[str, Any] = json.loads(self._ansible("ansible-inventory", "--list"))
+        return listing
+
+    def _resolved(self, host: str, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The variables with their templates filled in, by Ansible; `ansible-inventory` leaves them as written."""
+        wanted = {name: value for name, value in variables.items() if _OURS.match(name) and "{{" in json.dumps(value)}
+        if not wanted:
+            return variables
+        message = {"msg": {name: f"{{{{ {name} }}}}" for name in wanted}}
+        answer = self._ansible("ansible", host, "-m", "ansible.builtin.debug", "-a", json.dumps(message))
+        try:
+            filled: dict[str, Any] = json.loads(answer[answer.index("{") :])["msg"]
+        except (ValueError, KeyError):
+            raise UsageError(f"the templates of {', '.join(sorted(wanted))} cannot be filled in for {host}") from None
+        return {**variables, **filled}
+
+    def _ansible(self, program: str, *arguments: str) -> str:
+        command = [tool(program), "-i", str(self.path), *arguments]
         if self.vault_password_file:
             command += ["--vault-password-file", str(self.vault_password_file)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
+        environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+        done = subprocess.run(  # noqa: S603 - a list, no shell
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=environment
+        )
         if done.returncode != 0:
-            raise UsageError(f"inventory {self.path} cannot be read: {_last_line(done.stderr)}")
-        listing: dict[str, Any] = json.loads(done.stdout)
-        return listing
+            raise UsageError(f"inventory {self.path} cannot be read: {_last_line(done.stderr or done.stdout)}")
+        return done.stdout
 
 
 def find(path: Path | None, vault_password_file: Path | None = None) -> Inventory:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from migrate.gateway import fields
 from migrate.gateway.config import GatewayConfig
+from migrate.gateway.context import fitted
 from migrate.gateway.disconnect import ClientGone, EventStream, unless_gone
 from migrate.gateway.errors import (
     NOT_ONE_RESPONSE,
@@ -110,11 +111,11 @@ class _Gateway:
             return answer
 
     async def _responses(self, reply: Reply) -> AsyncGenerator[str, None]:
-        question = reply.question
-        if not question.is_streamed:
-            yield reply.write(await self.upstream.complete(question.body, model=reply.model))
+        body = await fitted(reply.question.body, self.upstream)
+        if not reply.question.is_streamed:
+            yield reply.write(await self.upstream.complete(body, model=reply.model))
             return
-        async with aclosing(self.upstream.stream(question.body, model=reply.model)) as chunks:
+        async with aclosing(self.upstream.stream(body, model=reply.model)) as chunks:
             async for chunk in chunks:
                 yield reply.write(chunk)
 

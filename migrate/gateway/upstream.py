@@ -30,6 +30,7 @@ class Upstream:
         self._url = config.url
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=config.timeout_s)
         self._session: aiohttp.ClientSession
+        self._context: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
@@ -50,9 +51,22 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
+    async def context_length(self, model: str) -> int:
+        """Tokens that prompt and answer may have together, by vLLM's name of the model; 0 when it is not served."""
+        if model not in self._context:
+            async with self._exchange("GET", "/v1/models", None) as response:
+                served = _parse(await response.read()).get("data") or []
+            self._context |= {str(entry.get("id")): int(entry.get("max_model_len") or 0) for entry in served}
+        return self._context.get(model, 0)
+
+    async def count_tokens(self, model: str, prompt: str) -> int:
+        """Tokens of a prompt, as vLLM counts them; 0 when it does not say."""
+        async with self._exchange("POST", "/tokenize", {"model": model, "prompt": prompt}) as response:
+            return int(_parse(await response.read()).get("count") or 0)
+
     async def complete(self, body: Mapping[str, Any], *, model: str) -> Chunk:
         """One whole answer. Raises ModelError, or TritonError where vLLM does not serve the model."""
-        async with self._post(dict(body) | {"stream": False}, model) as response:
+        async with self._completions(dict(body) | {"stream": False}, model) as response:
             return _chunk(_parse(await response.read()))
 
     async def stream(self, body: Mapping[str, Any], *, model: str) -> AsyncGenerator[Chunk, None]:
@@ -60,7 +74,7 @@ class Upstream:
 
         Raises as `complete` does, also in the middle: when vLLM reports an error or ends before its own end mark.
         """
-        async with self._post(dict(body) | {"stream": True}, model) as response:
+        async with self._completions(dict(body) | {"stream": True}, model) as response:
             async for data in _events(response):
                 if data == b"[DONE]":
                     return
@@ -72,12 +86,19 @@ class Upstream:
         raise ModelError(503, "the server behind the gateway ended its answer early")
 
     @asynccontextmanager
-    async def _post(self, body: Mapping[str, Any], model: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _completions(self, body: Mapping[str, Any], model: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with self._exchange("POST", "/v1/completions", body) as response:
+            if response.status != 200:
+                raise _refusal(response.status, _error_text(_parse(await response.read())), model)
+            yield response
+
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            async with self._session.post(f"{self._url}/v1/completions", json=body) as response:
+            async with self._session.request(method, self._url + path, json=body) as response:
                 try:
-                    if response.status != 200:
-                        raise _refusal(response.status, _error_text(_parse(await response.read())), model)
                     yield response
                 finally:
                     if not response.content.at_eof():
@@ -85,6 +106,7 @@ class Upstream:
         except TimeoutError:
             raise ModelError(503, "the server behind the gateway did not answer in time") from None
         except aiohttp.ClientError as error:
+            self._context.clear()  # what answers next may have been started with another length
             _log.warning("upstream: %r", error)
             raise ModelError(503, f"the server behind the gateway is not available: {type(error).__name__}") from None
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from migrate.evidence import Evidence, Record
+from migrate.evidence import Evidence, Record, commonest_error
 from migrate.gate import Outcome, Verdict
 from migrate.parity import control
 from migrate.parity.bounds import Rate
@@ -64,9 +64,14 @@ def _judge_records(evidence: Evidence, trials: Sequence[Trial]) -> Verdict:
         Outcome.ERROR if broken else Outcome.PASS,
         expected=f"a complete collection; Triton repeats itself on {1 - NOISE_CEILING:.0%} of prompts or more",
         measured=f"{len(evidence.records)} records of {len(trials)} prompts; Triton differs from itself on {noise}",
-        detail=broken,
+        detail=". ".join(filter(None, (broken, _failures(evidence.records)))),
         advice=f"read the collector's messages in the run's raw folder, mend the cause, {_CONTINUE}" if broken else "",
     )
+
+
+def _failures(records: Sequence[Record]) -> str:
+    worst = commonest_error(records)
+    return f"failed requests, most often: {worst}" if worst else ""
 
 
 def _why_unusable(evidence: Evidence, trials: Sequence[Trial], noise: Rate) -> str:

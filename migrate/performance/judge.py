@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from migrate.evidence import Evidence, Record
+from migrate.evidence import Evidence, Record, commonest_error
 from migrate.gate import Outcome, Verdict
 from migrate.performance.samples import NEW, OLD, Block, Level, first_quantile, levels_of, quantile, throughput
 
@@ -41,7 +41,11 @@ def judge(records: Sequence[Record], max_latency_ratio: float) -> list[Verdict]:
     sound = _judge_records(evidence, levels)
     if sound.verdict is Outcome.ERROR:
         return [sound]
-    return [sound, _judge_errors(levels), *(_judge_latency(level, max_latency_ratio) for level in levels)]
+    return [
+        sound,
+        _judge_errors(levels, commonest_error(evidence.records)),
+        *(_judge_latency(level, max_latency_ratio) for level in levels),
+    ]
 
 
 def _judge_records(evidence: Evidence, levels: Sequence[Level]) -> Verdict:
@@ -74,7 +78,7 @@ def _failed(block: Block) -> bool:
     return block.errors == len(block.latencies_s)
 
 
-def _judge_errors(levels: Sequence[Level]) -> Verdict:
+def _judge_errors(levels: Sequence[Level], commonest: str) -> Verdict:
     shares, texts = [], []
     for index, name in ((0, OLD), (1, NEW)):
         blocks = [block for level in levels for block in level.side(index)]
@@ -87,6 +91,7 @@ def _judge_errors(levels: Sequence[Level]) -> Verdict:
         Outcome.PASS if good else Outcome.FAIL,
         expected=f"the gateway fails at most {_MOST_MORE_ERRORS:.1%} of requests more than Triton",
         measured=", ".join(texts),
+        detail=f"most often: {commonest}" if commonest else "",
         advice="" if good else "read the errors in raw/performance.jsonl and the gateway's log, then: migrate continue",
     )
 

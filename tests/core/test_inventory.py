@@ -61,3 +61,15 @@ def test_broken_yaml_is_named(tmp_path: Path) -> None:
 def test_no_inventory_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no inventory"):
         inventory.find(tmp_path / "nowhere")
+
+
+def test_templates_are_filled_in(tmp_path: Path) -> None:
+    hosts = {"all": {"hosts": {"h": {"ansible_user": "ops", "vllm_image": "{{ inventory_dir }}/{{ ansible_user }}"}}}}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts), encoding="utf-8")
+    assert inventory.Inventory(tmp_path).variables("h")["vllm_image"] == f"{tmp_path}/ops"
+
+
+def test_a_template_that_cannot_be_filled_in_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text('{all: {hosts: {h: {vllm_image: "{{ nowhere }}"}}}}', encoding="utf-8")
+    with pytest.raises(UsageError):
+        inventory.Inventory(tmp_path).variables("h")

@@ -31,15 +31,27 @@ class VllmServer:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     misbehave: Callable[[web.Request], Any] | None = None
     is_healthy: bool = True
+    context_length: int = 2048
+    tokenized: int = 0
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/v1/completions", self._completions)
         return app
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if self.is_healthy else 503)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "phi-2", "max_model_len": self.context_length}]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        self.tokenized += 1
+        words = (await request.json())["prompt"].split()
+        return web.json_response({"count": len(words), "max_model_len": self.context_length})
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

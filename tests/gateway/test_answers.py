@@ -120,3 +120,15 @@ async def test_many_at_once(client: Client) -> None:
     answers = await asyncio.gather(*(client.generate("phi2_stream", body) for body in bodies))
     assert [answer["text_output"] for _, answer in answers] == [body["text_input"] + ALL for body in bodies]
     assert [answer["id"] for _, answer in answers] == [body["id"] for body in bodies]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "sent", "tokenized"),
+    [("a b", 600, 98, 1), ("a b", 98, 98, 1), ("a b", 16, 16, 0), ("a " * 99, 16, 1, 1), ("a " * 100, 16, 16, 1)],
+)
+async def test_an_answer_stays_inside_the_context(
+    client: Client, vllm: VllmServer, prompt: str, max_tokens: int, sent: int, tokenized: int
+) -> None:
+    vllm.context_length = 100
+    await client.generate("phi2", {"text_input": prompt, "max_tokens": max_tokens})
+    assert (vllm.bodies[0]["max_tokens"], vllm.tokenized) == (sent, tokenized)

@@ -96,6 +96,11 @@ def test_good_evidence_passes_every_check() -> None:
     assert decide(verdicts, wanted=CHECKS) is Outcome.PASS
 
 
+def test_failed_requests_are_shown_with_their_error() -> None:
+    verdict = judged(collected(60, on("vllm", range(2), fail)))["parity_records"]
+    assert verdict.detail == "failed requests, most often: 4 × HTTP 500"
+
+
 def test_noise_of_a_side_is_not_counted_but_shown() -> None:
     verdict = judged(collected(66, on("triton_2", range(4), differ)))["parity_text"]
     assert verdict.verdict is Outcome.PASS

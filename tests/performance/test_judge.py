@@ -93,6 +93,7 @@ def test_a_few_errors_of_the_gateway_fail_where_triton_has_none() -> None:
     verdict = judged(collected(spoil=erring("gateway", every=40)))["performance_errors"]
     assert verdict.verdict is Outcome.FAIL
     assert verdict.measured == "triton 0 of 120, gateway 3 of 120"
+    assert verdict.detail == "most often: 3 × HTTP 503"
 
 
 def test_as_fast_passes_and_shows_both_sides() -> None:
