@@ -35,7 +35,7 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generates(port: int, name: str) -> tuple[bool, str]:
-    """Greedy and sampled: they run different kernels, and a sampled request can end an engine that answers greedy ones."""
+    """Greedy and sampled: a sampled request can end an engine that answers greedy ones."""
     answer = ""
     for temperature in (0, 1):
         body = {"model": name, "prompt": "def add(a, b):", "max_tokens": 4, "temperature": temperature}

@@ -115,8 +115,9 @@ def _collector(result: PlaybookResult, say: Callable[[str], None]) -> Callable[[
     def collect(event: dict[str, Any]) -> bool:
         data = event.get("event_data") or {}
         kind = str(event.get("event"))
-        if kind == "playbook_on_task_start":
-            say(str(data.get("name", "")))
+        name = str(data.get("name", ""))
+        if kind == "playbook_on_task_start" and "Validating arguments against arg spec" not in name:
+            say(name)
         elif kind.startswith(("runner_on_", "runner_item_on_")):
             _read_task(kind, data, result)
         return True

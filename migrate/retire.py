@@ -12,7 +12,7 @@ from migrate.gate import Outcome, as_json
 from migrate.journal import Kind
 
 NAME = "retire"
-CHECKS = ("triton_gone", "port_serves")
+CHECKS = ("triton_gone", "vllm_serves", "port_serves")
 
 
 def retire(run: Run) -> Mapping[str, Any]:
@@ -37,7 +37,7 @@ def retire(run: Run) -> Mapping[str, Any]:
     if proof.outcome is not Outcome.PASS:
         raise NotProven(f"retire: {proof.problem()}", advice=f"migrate rollback --host {run.plan.host}")
     run.journal.append(Kind.FINISH, "", result="retired")
-    return proof.results
+    return dict(proof.results.get("retired") or {})
 
 
 def is_retired(run: Run) -> bool:

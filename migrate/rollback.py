@@ -23,7 +23,7 @@ def rollback(run: Run, to: str) -> None:
         run.say("rollback: rebuilding Triton from the archive")
         rebuilt = run.playbooks.run("undo_retire", run.fenced(), run.say)
         if not rebuilt.ok:
-            raise NotProven(f"Triton was not rebuilt: {rebuilt.failures[0]}", advice=_BY_HAND)
+            raise NotProven(f"Triton was not rebuilt: {rebuilt.failures[-1]}", advice=_BY_HAND)
     back(run, "rollback by the operator")
     if to == "before-deploy":
         _undo(run, down_to="deploy")
@@ -56,17 +56,19 @@ def back(run: Run, reason: str) -> None:
 
 
 def _undo(run: Run, down_to: str) -> None:
-    last = NAMES.index(down_to)
     known = states(run.journal.records, NAMES)
-    for phase in reversed(PHASES[last:]):
-        if not phase.undo or known[phase.name] is State.NOT_STARTED:
+    begun = [phase for phase in PHASES[NAMES.index(down_to) :] if known[phase.name] is not State.NOT_STARTED]
+    undone: set[str] = set()
+    for phase in reversed(begun):
+        if not phase.undo or phase.undo in undone:
             continue
+        undone.add(phase.undo)
         run.say(f"{phase.name}: undoing")
         run.journal.append(Kind.ROLLBACK, phase.name, step="intent")
         result = run.playbooks.run(phase.undo, run.fenced(), run.say)
         if not result.ok:
             raise NotProven(
-                f"{phase.undo}: {result.failures[0]}", advice=f"migrate rollback --host {run.plan.host} again"
+                f"{phase.undo}: {result.failures[-1]}", advice=f"migrate rollback --host {run.plan.host} again"
             )
         run.journal.append(Kind.ROLLBACK, phase.name, step="outcome", verdict="pass", undone=True)
     proof = run.prove("prove_back", _checks(run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Sequence
 
@@ -27,7 +28,12 @@ def forward(run: Run, through: str = NAMES[-1]) -> None:
         run.stop.at_safe_point(f"before {phase.name}")
         _phase(run, phase)
     if through == NAMES[-1]:
-        run.journal.append(Kind.FINISH, "", result="migrated")
+        run.journal.append(Kind.FINISH, "", result="migrated", peak_memory_mib=_peak_memory_mib())
+
+
+def _peak_memory_mib() -> int:
+    """The most memory that this process has held so far, in MiB (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def _phase(run: Run, phase: Phase) -> None:
@@ -67,7 +73,7 @@ def _work(run: Run, phase: Phase) -> list[Verdict]:
     verdicts: list[Verdict] = []
     try:
         result = run.playbooks.run(phase.name, run.fenced(**extra), run.say)
-        verdicts = result.verdicts + [_broken(phase, failure) for failure in result.failures[:1]]
+        verdicts = result.verdicts + [_broken(phase, failure) for failure in result.failures[-1:]]
         if phase.action and all(v.verdict in {Outcome.PASS, Outcome.INCONCLUSIVE} for v in verdicts):
             verdicts += actions.ACTIONS[phase.action](run)
     except (HostUnreachable, Interrupted):

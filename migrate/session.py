@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from migrate.context import Run, Stop
 from migrate.errors import Refused, SettingsError
 from migrate.host import Host, Secret
 from migrate.inventory import Inventory
-from migrate.journal import Journal, Kind, Record, finished, parse
+from migrate.journal import Journal, Kind, Record, finished, parse, replace
 from migrate.lock import Hostctl
 from migrate.plan import Plan
 from migrate.playbook import AnsiblePlaybooks
@@ -142,10 +143,14 @@ def run_id(plan: Plan) -> str:
 
 @contextmanager
 def open_run(target: Target, plan: Plan, run: str, reason: str, stop: Stop) -> Iterator[Run]:
-    """Take the host's lock and open the run's journal; the report is written again at the end, whatever happens."""
+    """Take the host's lock and open the run's journal; the report is written again at the end, whatever happens.
+
+    The facts that the switch's configuration is made from are `facts.json` of the run's directory; where the directory
+    is new, as on another controller, they are read again.
+    """
     directory = target.state / run
     (directory / "raw").mkdir(parents=True, exist_ok=True, mode=0o700)
-    (directory / "plan.json").write_text(plan.text(), encoding="utf-8")
+    replace(directory / "plan.json", plan.text())
     settings = settings_module.load(plan.settings)
     playbooks = target.playbooks(directory / "ansible")
     shared = target.with_target(_variables(target, plan, settings, run, directory))
@@ -167,11 +172,19 @@ def open_run(target: Target, plan: Plan, run: str, reason: str, stop: Stop) -> I
             report.write(directory)
 
 
+def keep_facts(target: Target, run: str, facts: Mapping[str, Any]) -> None:
+    """Keep the facts that a run starts from in its directory."""
+    directory = target.state / run
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replace(directory / "facts.json", json.dumps(facts, indent=1, sort_keys=True))
+
+
 def _variables(target: Target, plan: Plan, settings: Settings, run: str, directory: Path) -> dict[str, Any]:
-    saved = directory / "switch.conf"
+    saved = directory / "facts.json"
     if not saved.exists():
-        saved.write_text(planning.switch_config(settings, discover(target)), encoding="utf-8")
-    return variables.for_run(plan, settings, run, (directory / "raw").resolve(), saved.read_text(encoding="utf-8"))
+        keep_facts(target, run, discover(target))
+    switch = planning.switch_config(settings, json.loads(saved.read_text(encoding="utf-8")))
+    return variables.for_run(plan, settings, run, (directory / "raw").resolve(), switch)
 
 
 def _install(target: Target, playbooks: AnsiblePlaybooks, shared: Mapping[str, Any]) -> None:

@@ -86,6 +86,7 @@ def hostctl_config(settings: Settings) -> dict[str, Any]:
         "vllm": {"url": f"http://127.0.0.1:{settings.vllm.port}", "model": settings.vllm.served_model_name},
         "probe": probe(settings),
         "switch": {
+            "steps": list(switch.steps),
             "ports": {str(public): own for public, own in switch.ports.items()},
             "rehearsal_port": switch.rehearsal_port,
             "unit": "migrate-switch",
@@ -139,9 +140,12 @@ def performance_job(settings: Settings) -> dict[str, Any]:
         "prompts": list(PROMPTS),
         "rounds": settings.performance.rounds,
         "seed": settings.parity.seed,
+        "parameters": _COUNTED[settings.triton.models[model].style],
     }
 
 
+# What makes a model of each style say how many tokens it answered with.
+_COUNTED = {"python": {"return_log_probs": True}, "vllm": {"return_num_output_tokens": True}}
 JOBS = {"parity": parity_job, "performance": performance_job}
 
 

@@ -107,7 +107,11 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
     )
     bpe.train_from_iterator(documents, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=END, eos_token=END, unk_token=END, model_max_length=512,
+        tokenizer_object=bpe,
+        bos_token=END,
+        eos_token=END,
+        unk_token=END,
+        model_max_length=512,
         clean_up_tokenization_spaces=False,
     )
 

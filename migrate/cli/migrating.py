@@ -107,7 +107,9 @@ def apply(
         _refuse_unusable(chosen, saved, facts, name)
         if not saved:
             _approve(chosen, name, output, yes=yes)
-        _forward(target, chosen, session.run_id(chosen), through, output, "apply")
+        run = session.run_id(chosen)
+        session.keep_facts(target, run, facts)
+        _forward(target, chosen, run, through, output, "apply")
 
 
 @app.command("continue", rich_help_panel=_GROUP)

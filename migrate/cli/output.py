@@ -35,7 +35,7 @@ class Output:
             self._line({"type": "progress", "at_s": round(self._elapsed(), 1), "@message": text})
         else:
             self._progress.print(f"[dim]{self._elapsed():6.1f} s[/dim]  ", end="")
-            self._progress.print(text, markup=False)
+            self._progress.print(text, markup=False, soft_wrap=True)
 
     def result(self, kind: str, data: Mapping[str, Any], text: str) -> None:
         """The answer: `data` as one JSON object, or `text` for a human."""

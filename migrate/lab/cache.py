@@ -17,6 +17,7 @@ from pathlib import Path
 from migrate.lab.errors import LabError
 
 VARIABLE = "MIGRATE_LAB_CACHE"
+KEPT = ("rootfs", "wheels", "model", "registry")
 
 
 def location(environment: dict[str, str]) -> Path:
@@ -77,5 +78,10 @@ def only_one(cache: Path) -> Iterator[None]:
 
 
 def purge(cache: Path) -> None:
-    """Remove everything that is kept."""
-    shutil.rmtree(cache, ignore_errors=True)
+    """Remove everything that the lab keeps, and the directory if nothing else lies in it."""
+    for name in KEPT:
+        shutil.rmtree(cache / name, ignore_errors=True)
+    for name in ("lock", "dockerd.log"):
+        (cache / name).unlink(missing_ok=True)
+    if cache.is_dir() and not any(cache.iterdir()):
+        cache.rmdir()

@@ -38,6 +38,9 @@ def require(cache: Path, say: Say) -> docker.DockerClient:
     client = connect()
     if client is not None:
         return client
+    elsewhere = os.environ.get("DOCKER_HOST")
+    if elsewhere:
+        raise LabError(f"no Docker engine answers at DOCKER_HOST={elsewhere}", advice="unset DOCKER_HOST")
     if shutil.which("dockerd") is None:
         _install(ENGINE_PACKAGES, "no Docker engine answers", say)
     if os.geteuid() != 0:

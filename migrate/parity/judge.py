@@ -125,7 +125,7 @@ def _advice(outcome: Outcome, excess: Rate, margin: float) -> str:
     if outcome is Outcome.PASS:
         return ""
     if outcome is Outcome.FAIL:
-        return f"compare dtype, max_tokens, stop words and penalties of both servers, {_CONTINUE}"
+        return f"see why requests fail, compare dtype, max_tokens, stop words and penalties of both, {_CONTINUE}"
     n = excess.trials_to_settle(margin)
     count = f"{n} prompts would settle it at this rate" if n else "20,000 prompts would not settle it at this rate"
     more = "set parity_prompts, or " if n and n <= len(PROMPTS) else f"{len(PROMPTS)} are built in; "

@@ -41,7 +41,8 @@ def build(run_dir: Path) -> dict[str, Any]:
         "witness": witness,
         "rollback": back,
         "expectations": list(plan.get("expectations") or []),
-        "environment": _environment(plan, _optional(run_dir / "facts.json", missing), phases),
+        "environment": _environment(plan, _optional(run_dir / "facts.json", missing), phases)
+        | history.process(records),
         "journal": {"records": len(records), "chain": chain},
         "raw": _raw(run_dir / "raw"),
         "missing": missing,

@@ -36,6 +36,13 @@ def plan(records: Sequence[Record]) -> Record:
     return next((plan for plan in found if isinstance(plan, dict)), {})
 
 
+def process(records: Sequence[Record]) -> dict[str, Any]:
+    """What `migrate` itself needed, as the last finish that measured it recorded it."""
+    found = [record["data"].get("peak_memory_mib") for record in records if record["kind"] == "finish"]
+    peaks = [peak for peak in found if peak is not None]
+    return {"peak memory of migrate, MiB": peaks[-1]} if peaks else {}
+
+
 def serving(records: Sequence[Record]) -> str:
     """What serves, as the journal knows it: `triton 100 %`, `vllm 25 %`, `unknown`."""
     now, is_moving = "triton 100 %", False

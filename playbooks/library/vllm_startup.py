@@ -38,6 +38,7 @@ EXAMPLES = r"""
 RETURN = r"""
 stage: {type: str, returned: always, description: "The stage reached: start, weights, kv_cache, warm_up or serving."}
 seconds: {type: dict, returned: always, description: Seconds that each finished stage took.}
+migrate: {type: dict, returned: success, description: Stage and seconds under C(vllm_startup) for the run's report.}
 cause: {type: str, returned: failure, description: The first line of the log that tells the root cause.}
 advice: {type: str, returned: failure, description: What to change.}
 """
@@ -207,7 +208,7 @@ def main() -> None:
         result = wait(module.params, runner(module))
     if result.pop("failed", False):
         module.fail_json(**result)
-    module.exit_json(changed=False, **result)
+    module.exit_json(changed=False, migrate={"vllm_startup": result}, **result)
 
 
 if __name__ == "__main__":

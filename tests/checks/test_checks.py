@@ -247,7 +247,14 @@ def _snapshot(host: SmallHost) -> tuple[Path, Path]:
     (root / "compose" / "compose.yml").write_text("services: {}\n")
     digest = hashlib.sha256(b"model\n").hexdigest()
     (root / "models.sha256").write_text(f"{digest}  model.py\n")
-    spec = {"Name": "/t", "Image": "sha256:1", "Config": {"Env": {}, "Labels": {}}, "HostConfig": {}, "Mounts": [], "Networks": []}
+    spec = {
+        "Name": "/t",
+        "Image": "sha256:1",
+        "Config": {"Env": {}, "Labels": {}},
+        "HostConfig": {},
+        "Mounts": [],
+        "Networks": [],
+    }
     (root / "container.json").write_text(json.dumps(spec))
     for name in ("models.tar", "packages.txt", "goldens.json"):
         (root / name).write_text(name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +30,10 @@ class TestEveryCheck:
         assert verdict.check == path.stem
         assert rc == (1 if verdict.verdict is Outcome.FAIL else 2)
         assert verdict.advice
+
+    def test_input_that_is_no_json_is_an_error(self, path: Path, host: SmallHost) -> None:
+        done = subprocess.run([sys.executable, str(path), "{"], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, json.loads(done.stdout)["verdict"]) == (2, "error")
 
     def test_it_ends_with_the_same_main_as_the_others(self, path: Path, host: SmallHost) -> None:
         assert _main(path) == _main(FILES[0])

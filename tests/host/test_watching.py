@@ -88,6 +88,15 @@ def test_confirming_disarms_and_tells_what_happened(machine: Machine, token: str
     machine.ok("deadman", "confirm", "--token", token)
 
 
+def test_a_run_that_slept_through_the_moment_cannot_arm_again(machine: Machine, token: str) -> None:
+    machine.ok("deadman", "arm", "--seconds", "60", "--token", token)
+    machine.call("back", "--reason", "deadman", "--token", token)
+    code, answer = machine.call("deadman", "arm", "--seconds", "60", "--token", token)
+    assert (code, "fired at" in answer["error"]) == (3, True)
+    machine.ok("lock", "break", "--id", machine.ok("lock", "status")["lock"]["id"], "--force")
+    machine.ok("deadman", "arm", "--seconds", "60", "--token", machine.token())
+
+
 def soak(machine: Machine, token: str, lines: str, *, p95: str = "0.1") -> dict[str, object]:
     machine.ok("switch", "step", "--percent", "100", "--token", token)
     machine.ok("soak", "arm", "--token", token, "--baseline-p95-s", p95)

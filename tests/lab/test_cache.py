@@ -57,3 +57,17 @@ def test_only_one_refuses_the_second(tmp_path: Path) -> None:
 def test_location_obeys_the_variable(tmp_path: Path) -> None:
     assert cache.location({cache.VARIABLE: str(tmp_path)}) == tmp_path
     assert cache.location({}) != tmp_path
+
+
+def _write(path: Path) -> None:
+    path.write_text("weights")
+
+
+def test_purge_removes_what_is_kept_and_nothing_else(tmp_path: Path) -> None:
+    cache.artifact(tmp_path, "model/key", _write)
+    (tmp_path / "somebody's").touch()
+    cache.purge(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["somebody's"]
+    (tmp_path / "somebody's").unlink()
+    cache.purge(tmp_path)
+    assert not tmp_path.exists()

@@ -124,7 +124,7 @@ def _redirect(paths: Paths, asked: Arguments) -> dict[str, Any]:
 
 def _watching_commands(top: Any) -> None:
     dead = _group(top, "deadman")
-    arm = _add(dead, "arm", lambda p, a: deadman.arm(p, seconds=a.seconds), fenced=True)
+    arm = _add(dead, "arm", lambda p, a: deadman.arm(p, seconds=a.seconds, token=a.token), fenced=True)
     arm.add_argument("--seconds", type=float, required=True)
     _add(dead, "confirm", lambda p, _: deadman.confirm(p), fenced=True)
     _add(dead, "status", lambda p, _: deadman.status(p))

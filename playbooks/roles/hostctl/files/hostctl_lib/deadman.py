@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from . import back
+from .errors import Refused
 from .system import Paths, iso, now, parse_iso, run, write_atomic
 
 TIMER = "migrate-deadman.timer"
@@ -26,12 +28,20 @@ WantedBy=timers.target
 """
 
 
-def arm(paths: Paths, *, seconds: float) -> dict[str, Any]:
-    """Fire in `seconds` from now, rounded up; arming again moves the moment, a reboot does not."""
+def arm(paths: Paths, *, seconds: float, token: int) -> dict[str, Any]:
+    """Fire in `seconds` from now, rounded up; arming again moves the moment, a reboot does not.
+
+    Raises Refused where it has gone off since the same run armed it: that run slept, and traffic went back meanwhile.
+    """
+    before = status(paths)
+    if before["fired"] and _remembered(paths).get("token") == token:
+        raise Refused(
+            f"the dead-man switch fired at {before['fired'][-1]['at']}; traffic went back", "migrate rollback"
+        )
     moment = math.ceil(now() + seconds)
     text = _UNIT.format(moment=iso(moment)[:19].replace("T", " "), service=SERVICE)
     write_atomic(paths.units / TIMER, text, 0o644)
-    write_atomic(_memory(paths), json.dumps({"armed": iso(now()), "fires_at": iso(moment)}) + "\n")
+    write_atomic(_memory(paths), json.dumps({"armed": iso(now()), "fires_at": iso(moment), "token": token}) + "\n")
     run(["systemctl", "daemon-reload"])
     run(["systemctl", "reset-failed", SERVICE], check=False)
     run(["systemctl", "enable", TIMER])
@@ -53,15 +63,19 @@ def confirm(paths: Paths) -> dict[str, Any]:
 
 def status(paths: Paths) -> dict[str, Any]:
     """Whether it is armed, when it fires, and what it did since it was armed last."""
-    try:
-        memory = json.loads(_memory(paths).read_text())
-    except (OSError, ValueError):
-        memory = {}
+    memory = _remembered(paths)
     since = parse_iso(memory["armed"]) if memory else 0.0
     fired = [r for r in back.history(paths) if r["reason"] == "deadman" and parse_iso(r["at"]) >= since]
     armed = (paths.units / TIMER).exists() and bool(memory) and parse_iso(memory["fires_at"]) > now()
     return {"armed": armed, "fires_at": memory.get("fires_at"), "fired": fired if memory else []}
 
 
-def _memory(paths: Paths) -> Any:
+def _remembered(paths: Paths) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_memory(paths).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _memory(paths: Paths) -> Path:
     return paths.state / "deadman.json"
