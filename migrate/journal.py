@@ -141,7 +141,9 @@ def states(records: Iterable[Record], phases: Sequence[str]) -> dict[str, State]
         elif record.kind is Kind.OUTCOME:
             passed = record.data.get("verdict") == "pass" or bool(record.data.get("accepted"))
             known[record.phase] = State.PASSED if passed else State.FAILED
-        elif record.kind is Kind.ROLLBACK and record.data.get("undone") and known[record.phase] is not State.NOT_STARTED:
+        elif (
+            record.kind is Kind.ROLLBACK and record.data.get("undone") and known[record.phase] is not State.NOT_STARTED
+        ):
             known[record.phase] = State.UNDONE
     return known
 

@@ -151,7 +151,7 @@ def open_run(target: Target, plan: Plan, run: str, reason: str, stop: Stop) -> I
     directory = target.state / run
     (directory / "raw").mkdir(parents=True, exist_ok=True, mode=0o700)
     replace(directory / "plan.json", plan.text())
-    settings = settings_module.load(plan.settings)
+    settings = _planned(plan, target.settings)
     playbooks = target.playbooks(directory / "ansible")
     shared = target.with_target(_variables(target, plan, settings, run, directory))
     missing = not target.host.installed()
@@ -177,6 +177,14 @@ def keep_facts(target: Target, run: str, facts: Mapping[str, Any]) -> None:
     directory = target.state / run
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     replace(directory / "facts.json", json.dumps(facts, indent=1, sort_keys=True))
+
+
+def _planned(plan: Plan, present: Settings) -> Settings:
+    """The plan's settings; what the operator accepts is taken from the inventory as it is now."""
+    planned = settings_module.load(plan.settings)
+    accepted = {"accept_inconclusive": present.migrate.accept_inconclusive}
+    migrate = planned.migrate.model_copy(update=accepted)
+    return planned.model_copy(update={"migrate": migrate, "retire": present.retire})
 
 
 def _variables(target: Target, plan: Plan, settings: Settings, run: str, directory: Path) -> dict[str, Any]:

@@ -182,7 +182,6 @@ def retire(
         if not yes:
             _ask(f"Triton's container, its entry in {target.settings.triton.compose_file} and its model files go", host)
         with _opened(target, migration.plan, migration.run, "retire") as run:
-            run.settings = target.settings
             removed = retiring.retire(run)
         output.result("retire", removed, _retired_text(removed))
         _report(target, migration.run, output, "retire")

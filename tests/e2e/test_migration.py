@@ -62,9 +62,9 @@ def test_the_witness_reports_an_outage(lab: Lab) -> None:
         text=True,
     )
     time.sleep(3)
-    lab.on_host(
-        "systemctl stop nginx; docker pause triton-triton-1; sleep 2; docker unpause triton-triton-1; systemctl start nginx"
-    )
+    lab.on_host("systemctl stop nginx && docker pause triton-triton-1")
+    time.sleep(2)
+    lab.on_host("docker unpause triton-triton-1 && systemctl start nginx")
     out, _ = watching.communicate(timeout=120)
     assert watching.returncode == 5
     assert '"failed": 0' not in out

@@ -1,4 +1,4 @@
-"""Runs the host's way back, /var/lib/migrate/back, and reads what it did before."""
+"""Runs the host's way back, /var/lib/migrate/back, reads what it did before, and says whether it would work now."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 from .errors import NotProven
-from .system import Paths
+from .system import Paths, run
 
 
 def run_back(paths: Paths, *, reason: str, scope: str = "live", timeout_s: float = 600) -> dict[str, Any]:
@@ -38,3 +38,31 @@ def history(paths: Paths) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return records
+
+
+def readiness(paths: Paths) -> str:
+    """Why the way back would not work now; empty where nothing is known against it."""
+    script = paths.state / "back"
+    if not script.exists():
+        return f"{script} is not there"
+    last = [record for record in history(paths) if record.get("scope") == "live"][-1:]
+    if last and not last[0].get("ok"):
+        return f"its last run failed: {last[0].get('error') or 'no reason given'}"
+    return _snapshot_gap(paths)
+
+
+def _snapshot_gap(paths: Paths) -> str:
+    """What the snapshot has lost since it was taken: its files, or the image that it kept."""
+    snapshot = paths.state / "snapshot"
+    try:
+        index = json.loads((snapshot / "snapshot.json").read_text())
+    except FileNotFoundError:
+        return ""
+    except ValueError:
+        return f"{snapshot}/snapshot.json is damaged"
+    lost = [name for name in index["files"] if not (snapshot / name).exists()]
+    if lost:
+        return f"the snapshot has lost {lost[0]}"
+    tag = index["triton"]["keep_tag"]
+    kept = run(["docker", "image", "inspect", "--format", "{{.Id}}", tag], check=False)
+    return "" if kept.strip() else f"Triton's kept image {tag} is gone"

@@ -50,7 +50,7 @@ def status(paths: Paths, _asked: Arguments) -> dict[str, Any]:
         "switch": lambda: switch.status(paths, paths.config()),
         "deadman": lambda: deadman.status(paths),
         "soak": lambda: soak.status(paths),
-        "back": lambda: {"installed": (paths.state / "back").exists(), "history": back.history(paths)[-10:]},
+        "back": lambda: {"degraded": back.readiness(paths), "history": back.history(paths)[-10:]},
         "journal": lambda: journal.listing(paths)["runs"],
     }
     answer: dict[str, Any] = {"version": VERSION}

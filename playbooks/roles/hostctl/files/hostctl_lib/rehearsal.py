@@ -9,6 +9,7 @@ from . import back, probes, switch, traffic
 from .system import Paths
 
 _REQUESTS_A_STEP = 20
+_LOG_LIMIT_S = 5.0
 
 
 def rehearse(paths: Paths, config: dict[str, Any]) -> dict[str, Any]:
@@ -43,13 +44,24 @@ def rehearse(paths: Paths, config: dict[str, Any]) -> dict[str, Any]:
 def _look(paths: Paths, config: dict[str, Any], name: str, percent: int) -> dict[str, Any]:
     port = int(config["switch"]["rehearsal_port"])
     replies = probes.generate(config, port, [f"{name}.{number}" for number in range(_REQUESTS_A_STEP)])
-    answered = traffic.answered_by(paths, traffic.rehearsal_log(config), f"{name}.")
+    failed = sum(reply.status != 200 for reply in replies)
+    answered = _logged(paths, config, f"{name}.", _REQUESTS_A_STEP - failed)
     return {
         "percent": percent,
         "triton": answered.get("triton", 0),
         "gateway": answered.get("gateway", 0),
-        "failed": sum(reply.status != 200 for reply in replies),
+        "failed": failed,
     }
+
+
+def _logged(paths: Paths, config: dict[str, Any], prefix: str, wanted: int) -> dict[str, int]:
+    """Who answered, by the access log; nginx writes a line only after the client has its reply, so wait for them."""
+    limit = time.monotonic() + _LOG_LIMIT_S
+    while True:
+        answered = traffic.answered_by(paths, traffic.rehearsal_log(config), prefix)
+        if sum(answered.values()) >= wanted or time.monotonic() > limit:
+            return answered
+        time.sleep(0.05)
 
 
 def _proved(look: dict[str, Any]) -> bool:
