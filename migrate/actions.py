@@ -19,6 +19,7 @@ from migrate.performance import judge as performance
 
 _POLL_S = 1.0
 _FILL_AT_ONCE = 20
+_FEW = 3
 
 
 def judge_parity(run: Run) -> list[Verdict]:
@@ -57,8 +58,10 @@ def move_traffic(run: Run) -> list[Verdict]:
     for percent in run.settings.switch.steps:
         run.stop.at_safe_point(f"before {percent} %")
         verdicts.append(_step(run, percent))
-        if verdicts[-1].verdict is not Outcome.PASS:
+        if verdicts[-1].verdict in {Outcome.FAIL, Outcome.ERROR}:
             break
+    # The dead-man's time runs anew from here, until the watcher on the host takes over.
+    run.call("deadman", "arm", "--seconds", str(run.settings.deadman.timeout_s))
     return verdicts
 
 
@@ -96,25 +99,33 @@ def go_back(run: Run, reason: str) -> dict[str, Any]:
 def _step(run: Run, percent: int) -> Verdict:
     switch = run.settings.switch
     since = run.clock()
-    moved = run.call("switch", "step", "--percent", str(percent))
     run.call("deadman", "arm", "--seconds", str(run.settings.deadman.timeout_s))
+    moved = run.call("switch", "step", "--percent", str(percent))
     seen = _watch(run, since, percent)
     ours, theirs = _side(seen, "gateway"), _side(seen, "triton")
-    error_rate = ours["errors"] / ours["requests"] if ours["requests"] else 1.0
+    error_rate = _rate(ours, "errors") if ours["requests"] else 1.0
+    refused = _rate(ours, "refused") - _rate(theirs, "refused")
     baseline = theirs["p95_s"] or _earlier_p95(run)
     ratio = ours["p95_s"] / baseline if baseline else 0.0
-    enough = ours["requests"] >= _wanted(switch.min_requests, percent)
+    enough = ours["requests"] >= _wanted(switch.min_requests, percent) and baseline > 0
     good = error_rate <= switch.max_error_rate and ratio <= switch.max_p95_ratio
+    # Clients are refused for faults of their own too: only what Triton did not refuse, and not once alone, counts.
+    good = good and (ours["refused"] < _FEW or refused <= switch.max_error_rate)
+    good = good and run.host.call("switch", "status")["percent"] == percent
     _note(run, f"{percent} %", {"took_s": moved.get("took_s"), "window": seen})
     share = f"{ours['requests']} of {ours['requests'] + theirs['requests']} requests"
     return Verdict(
         f"traffic at {percent} %",
         Outcome.INCONCLUSIVE if not enough and good else Outcome.PASS if good else Outcome.FAIL,
         f"errors ≤ {switch.max_error_rate:.2%}, p95 ≤ {switch.max_p95_ratio:.1f} × Triton's",
-        f"{share}, errors {error_rate:.2%}, p95 {ours['p95_s'] * 1000:.0f} ms ({ratio:.2f} ×)",
-        "" if enough else f"too few requests: {_wanted(switch.min_requests, percent)} wanted",
+        f"{share}, errors {error_rate:.2%}, refused {refused:+.2%}, p95 {ours['p95_s'] * 1000:.0f} ms ({ratio:.2f} ×)",
+        "" if enough else f"too few requests: {_wanted(switch.min_requests, percent)} wanted, and some of Triton's",
         duration_s=float(switch.step_s),
     )
+
+
+def _rate(side: Mapping[str, Any], what: str) -> float:
+    return float(side[what] / side["requests"]) if side["requests"] else 0.0
 
 
 def _wanted(min_requests: int, percent: int) -> int:
@@ -153,7 +164,7 @@ def _await_soak(run: Run) -> dict[str, Any]:
 
 
 def _side(seen: Mapping[str, Any], name: str) -> dict[str, Any]:
-    empty = {"requests": 0, "errors": 0, "p50_s": 0.0, "p95_s": 0.0, "p99_s": 0.0}
+    empty = {"requests": 0, "errors": 0, "refused": 0, "p50_s": 0.0, "p95_s": 0.0, "p99_s": 0.0}
     found = (seen.get("by_upstream") or {}).get(name) or {}
     return empty | {key: value for key, value in found.items() if value is not None}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrate.errors import Interrupted
+from migrate.errors import Interrupted, NotProven, Refused, RolledBack
 from migrate.gate import Outcome, Verdict, decide
 from migrate.journal import Journal
 from migrate.lock import Hostctl, Lease
@@ -21,11 +22,14 @@ class Stop:
     """How often the operator asked to stop: once means at the next safe point, twice means now."""
 
     asked: int = 0
+    signal: int = 2
 
     def at_safe_point(self, where: str) -> None:
-        """Raise Interrupted at a point where leaving is safe."""
+        """Raise Interrupted, with the exit code of the signal, at a point where leaving is safe."""
         if self.asked:
-            raise Interrupted(f"stopped {where}, as asked", advice="go on: migrate continue; go back: migrate rollback")
+            stopped = Interrupted(f"stopped {where}, as asked", advice="migrate continue, or migrate rollback")
+            stopped.exit_code = 128 + self.signal
+            raise stopped
 
 
 @dataclass(slots=True)
@@ -64,6 +68,17 @@ class Run:
         result = self.playbooks.run(playbook, self.fenced(check_names=list(checks)), self.say)
         outcome = decide(result.verdicts, wanted=checks) if result.ok else Outcome.ERROR
         return Proof(outcome, tuple(result.verdicts), tuple(result.failures), result.results)
+
+
+@contextmanager
+def changing(run: Run, what: str) -> Iterator[None]:
+    """Around what changes who serves: whatever goes wrong inside leaves a state that nobody has proven. NotProven."""
+    try:
+        yield
+    except (NotProven, RolledBack, Interrupted, Refused):
+        raise
+    except Exception as error:
+        raise NotProven(f"{what}: {error}", advice=f"look: migrate status --host {run.plan.host}") from error
 
 
 @dataclass(frozen=True, slots=True)

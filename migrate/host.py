@@ -118,6 +118,8 @@ class Host:
                 text=True,
                 timeout=timeout_s,
                 check=False,
+                # Ctrl-C goes to the whole foreground group of a terminal; it is ours to answer, not ssh's.
+                start_new_session=True,
             )
         except subprocess.TimeoutExpired as error:
             raise self._unreachable(f"no answer to hostctl {' '.join(arguments[:2])} in {timeout_s:.0f} s") from error

@@ -141,17 +141,26 @@ def states(records: Iterable[Record], phases: Sequence[str]) -> dict[str, State]
         elif record.kind is Kind.OUTCOME:
             passed = record.data.get("verdict") == "pass" or bool(record.data.get("accepted"))
             known[record.phase] = State.PASSED if passed else State.FAILED
-        elif (
-            record.kind is Kind.ROLLBACK and record.data.get("undone") and known[record.phase] is not State.NOT_STARTED
-        ):
-            known[record.phase] = State.UNDONE
+        elif record.kind is Kind.ROLLBACK:
+            _take_back(known, list(phases)[phases.index(record.phase) :], undone=bool(record.data.get("undone")))
     return known
 
 
+def _take_back(known: dict[str, State], voided: Sequence[str], *, undone: bool) -> None:
+    """A way back voids its phase and all that was built on it; until it is proven, nobody knows how they stand."""
+    for name in voided:
+        if known[name] is not State.NOT_STARTED:
+            known[name] = State.UNDONE if undone else State.UNKNOWN
+
+
 def finished(records: Sequence[Record]) -> str:
-    """How the run ended: "" while it has not, else the `result` of its last start or finish record."""
-    ends = [r for r in records if r.kind in {Kind.START, Kind.FINISH}]
+    """How the run ended: "" while it has not, and again once a way back began, else its last record's `result`."""
+    ends = [r for r in records if r.kind in {Kind.START, Kind.FINISH} or _is_way_back(r)]
     return str(ends[-1].data.get("result", "")) if ends else ""
+
+
+def _is_way_back(record: Record) -> bool:
+    return record.kind is Kind.ROLLBACK and record.data.get("step") == "intent"
 
 
 def _append_cache(path: Path, line: str) -> None:

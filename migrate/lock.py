@@ -7,12 +7,13 @@ lease (a suspended laptop, say) is refused by the host itself.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from migrate.errors import LockHeld, MigrateError
+from migrate.errors import LockHeld, MigrateError, Refused
 
 LEASE_S = 60
 _RENEW_EVERY_S = 20.0
@@ -55,13 +56,19 @@ def hold(host: Hostctl, owner: str, reason: str) -> Iterator[Lease]:
         done.set()
         renewing.join(timeout=_RENEW_EVERY_S)
         if not lease.lost.is_set():
-            host.call("lock", "release", "--id", lease.id)
+            # The lease ends by itself; what the run has to say matters more than this.
+            with suppress(MigrateError):
+                host.call("lock", "release", "--id", lease.id)
 
 
 def _renew(host: Hostctl, lease: Lease, done: threading.Event) -> None:
+    renewed = time.monotonic()
     while not done.wait(_RENEW_EVERY_S):
         try:
             host.call("lock", "renew", "--id", lease.id, "--lease-s", str(LEASE_S), timeout_s=_RENEW_EVERY_S)
-        except MigrateError:
-            lease.lost.set()
-            return
+            renewed = time.monotonic()
+        except MigrateError as error:
+            # The host's own refusal is final; a slow or lost answer is not, until the lease is over.
+            if isinstance(error, Refused | LockHeld) or time.monotonic() - renewed > LEASE_S:
+                lease.lost.set()
+                return

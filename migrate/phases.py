@@ -50,6 +50,7 @@ PHASES = (
             "docker_engine",
             "triton_serving",
             "nginx_serves_triton",
+            "port_serves",
             "registry_image",
         ),
     ),

@@ -108,7 +108,7 @@ def make(host: str, settings: Settings, facts: Mapping[str, Any], playbooks: str
         phases=tuple(
             PhasePlan(p.name, p.does, p.kind, p.estimate_s, p.undo, _steps(p.name, settings, facts)) for p in PHASES
         ),
-        routes_kept=tuple(_kept_routes(settings, facts)),
+        routes_kept=tuple(kept_routes(settings, facts)),
     )
     return _with_id(body)
 
@@ -137,8 +137,11 @@ def refuse_unfit(settings: Settings, facts: Mapping[str, Any]) -> None:
         raise Refused(f"triton_models: Triton does not serve {', '.join(sorted(missing))}")
 
 
-def from_json(data: Mapping[str, Any], *, host: str | None = None) -> Plan:
-    """Read a saved plan. Raises Refused for one that was edited, is of another host or of another tool version."""
+def from_json(data: Mapping[str, Any], *, host: str | None = None, any_version: bool = False) -> Plan:
+    """Read a saved plan. Raises Refused for one that was edited, is of another host or of another tool version.
+
+    With `any_version` a plan of another version is read too: the way back must survive an upgrade.
+    """
     try:
         phases = tuple(PhasePlan(**{**p, "steps": tuple(Step(**s) for s in p["steps"])}) for p in data["phases"])
         read_set = tuple(Predicate(**p) for p in data["read_set"])
@@ -149,7 +152,7 @@ def from_json(data: Mapping[str, Any], *, host: str | None = None) -> Plan:
         raise Refused(
             "the plan file was edited: its id does not fit its content", advice="make a new one: migrate plan"
         )
-    if plan.schema != SCHEMA or plan.tool_version != __version__:
+    if not any_version and (plan.schema != SCHEMA or plan.tool_version != __version__):
         raise Refused(f"the plan is of version {plan.tool_version}, this is {__version__}", advice="migrate plan again")
     if host is not None and plan.host != host:
         raise Refused(f"the plan is for {plan.host}, not for {host}")
@@ -196,7 +199,8 @@ def switch_config(settings: Settings, facts: Mapping[str, Any]) -> str:
     return switch.render(nginx["files"], main=nginx.get("main") or settings.nginx.config_file, settings=settings)
 
 
-def _kept_routes(settings: Settings, facts: Mapping[str, Any]) -> list[str]:
+def kept_routes(settings: Settings, facts: Mapping[str, Any]) -> list[str]:
+    """Names of the public routes that lead to Triton and that cutover does not move."""
     nginx = facts["nginx"]
     main = nginx.get("main") or settings.nginx.config_file
     return [route.name for route in switch.routes(nginx["files"], main=main, settings=settings) if not route.moved]

@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from migrate.context import Run
+from migrate import plan as planning
+from migrate.context import Run, changing
 from migrate.errors import NotProven, Refused
 from migrate.gate import Outcome, as_json
 from migrate.journal import Kind
@@ -22,12 +23,25 @@ def retire(run: Run) -> Mapping[str, Any]:
     """
     today = run.clock()[:10]
     accepted = {name for name, a in run.settings.retire.lost_routes.items() if a.expires.isoformat() >= today}
-    lost = [name for name in run.plan.routes_kept if name not in accepted]
+    routes = planning.kept_routes(run.settings, run.playbooks.run("discover", run.variables, run.say).facts)
+    lost = [name for name in routes if name not in accepted]
     if lost:
         raise Refused(
             f"these public routes still lead to Triton: {'; '.join(lost)}",
             advice="move their clients, or accept the loss of each by name under retire_lost_routes in the inventory",
         )
+    switch, gateway = run.host.call("switch", "status"), run.host.call("probe", "--target", "gateway")
+    if not (switch["redirect"] and switch["percent"] == 100 and gateway["ok"]):
+        raise Refused(
+            f"not all traffic is on vLLM (redirect {switch['redirect']}, {switch['percent']} %, gateway "
+            f"{gateway['error'] or 'answers'}); nothing was removed",
+            advice=f"migrate status --host {run.plan.host}",
+        )
+    with changing(run, NAME):
+        return _tear_down(run)
+
+
+def _tear_down(run: Run) -> Mapping[str, Any]:
     run.journal.append(Kind.INTENT, NAME)
     began = time.monotonic()
     proof = run.prove(NAME, CHECKS)

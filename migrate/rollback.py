@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from migrate import actions
-from migrate.context import Run
+from migrate.context import Run, changing
 from migrate.errors import MigrateError, NotProven
 from migrate.gate import Outcome, as_json
 from migrate.journal import Kind, State, states
@@ -14,16 +14,21 @@ from migrate.phases import NAMES, PHASES, get
 from migrate.retire import is_retired
 
 CHECKS = ("snapshot_diff", "triton_goldens", "port_serves")
-_BY_HAND = "on the host: sudo /var/lib/migrate/back; sudo nft delete table inet migrate; systemctl status docker"
+BY_HAND = "on the host: sudo /var/lib/migrate/back; sudo nft delete table inet migrate; systemctl status docker"
 
 
 def rollback(run: Run, to: str) -> None:
     """Go back: traffic first and fast; with `to="before-deploy"` vLLM, the gateway and the switch go too."""
+    with changing(run, "rollback"):
+        _rollback(run, to)
+
+
+def _rollback(run: Run, to: str) -> None:
     if is_retired(run):
         run.say("rollback: rebuilding Triton from the archive")
         rebuilt = run.playbooks.run("undo_retire", run.fenced(), run.say)
         if not rebuilt.ok:
-            raise NotProven(f"Triton was not rebuilt: {rebuilt.failures[-1]}", advice=_BY_HAND)
+            raise NotProven(f"Triton was not rebuilt: {rebuilt.failures[-1]}", advice=BY_HAND)
     back(run, "rollback by the operator")
     if to == "before-deploy":
         _undo(run, down_to="deploy")
@@ -39,7 +44,7 @@ def back(run: Run, reason: str) -> None:
         try:
             moved = actions.go_back(run, reason)
         except MigrateError as error:
-            raise NotProven(f"the way back failed: {error}", advice=_BY_HAND) from error
+            raise NotProven(f"the way back failed: {error}", advice=BY_HAND) from error
     proof = run.prove("prove_back", _checks(run))
     run.journal.append(
         Kind.ROLLBACK,
@@ -52,7 +57,7 @@ def back(run: Run, reason: str) -> None:
         undone=proof.outcome is Outcome.PASS,
     )
     if proof.outcome is not Outcome.PASS:
-        raise NotProven(f"Triton is not proven as it was: {proof.problem()}", advice=_BY_HAND)
+        raise NotProven(f"Triton is not proven as it was: {proof.problem()}", advice=BY_HAND)
 
 
 def _undo(run: Run, down_to: str) -> None:
@@ -73,7 +78,7 @@ def _undo(run: Run, down_to: str) -> None:
         run.journal.append(Kind.ROLLBACK, phase.name, step="outcome", verdict="pass", undone=True)
     proof = run.prove("prove_back", _checks(run))
     if proof.outcome is not Outcome.PASS:
-        raise NotProven(f"after the undo: {proof.problem()}", advice=_BY_HAND)
+        raise NotProven(f"after the undo: {proof.problem()}", advice=BY_HAND)
 
 
 def _checks(run: Run) -> tuple[str, ...]:
@@ -82,4 +87,8 @@ def _checks(run: Run) -> tuple[str, ...]:
 
 
 def _may_have_moved(run: Run) -> bool:
-    return any(r.kind is Kind.INTENT and get(r.phase).moves_traffic for r in run.journal.records if r.phase in NAMES)
+    """By this run's journal, or by what the host shows: another run, or a hand, may have moved it."""
+    if any(r.kind is Kind.INTENT and get(r.phase).moves_traffic for r in run.journal.records if r.phase in NAMES):
+        return True
+    switch = run.host.call("switch", "status")
+    return bool(switch["redirect"]) or switch["percent"] > 0

@@ -5,15 +5,16 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from migrate import actions, variables
 from migrate import plan as planning
-from migrate.context import Run
+from migrate.context import Run, changing
 from migrate.errors import GateFailed, Held, HostUnreachable, Interrupted, MigrateError, NotProven, Refused, RolledBack
 from migrate.gate import Outcome, Verdict, as_json, decide
 from migrate.journal import Kind, State, states
-from migrate.phases import NAMES, PHASES, Phase
-from migrate.rollback import back
+from migrate.phases import NAMES, PHASES, Class, Phase
+from migrate.rollback import BY_HAND, back
 
 
 def forward(run: Run, through: str = NAMES[-1]) -> None:
@@ -21,14 +22,28 @@ def forward(run: Run, through: str = NAMES[-1]) -> None:
 
     Raises GateFailed, Held, RolledBack, NotProven, Interrupted, LockHeld or HostUnreachable; the journal knows.
     """
+    moving = False
     for phase in PHASES[: NAMES.index(through) + 1]:
-        if states(run.journal.records, NAMES)[phase.name] is State.PASSED:
+        if _is_done(run, phase):
             run.say(f"{phase.name}: passed before")
             continue
-        run.stop.at_safe_point(f"before {phase.name}")
-        _phase(run, phase)
+        if not moving:
+            run.stop.at_safe_point(f"before {phase.name}")
+        with changing(run, phase.name) if phase.moves_traffic else nullcontext():
+            _phase(run, phase)
+        moving = phase.moves_traffic
     if through == NAMES[-1]:
         run.journal.append(Kind.FINISH, "", result="migrated", peak_memory_mib=_peak_memory_mib())
+
+
+def _is_done(run: Run, phase: Phase) -> bool:
+    """Whether the journal says passed and, where traffic is concerned, the host has it still as the phase left it."""
+    if states(run.journal.records, NAMES)[phase.name] is not State.PASSED:
+        return False
+    if not phase.moves_traffic:
+        return True
+    switch = run.host.call("switch", "status")
+    return bool(switch["redirect"]) and switch["percent"] == 100
 
 
 def _peak_memory_mib() -> int:
@@ -43,12 +58,7 @@ def _phase(run: Run, phase: Phase) -> None:
     run.say(f"{phase.name}: {phase.does}")
     run.journal.append(Kind.INTENT, phase.name)
     began = time.monotonic()
-    try:
-        verdicts = _work(run, phase)
-    except HostUnreachable as error:
-        if phase.moves_traffic:
-            raise NotProven(f"{phase.name}: the host is out of reach: {error}", advice=_LOOK.format(run)) from error
-        raise
+    verdicts = _work(run, phase)
     outcome = decide(verdicts, wanted=phase.checks)
     accepted = run.settings.migrate.accept_inconclusive.get(phase.name) if outcome is Outcome.INCONCLUSIVE else None
     run.journal.append(
@@ -64,27 +74,29 @@ def _phase(run: Run, phase: Phase) -> None:
         _fail(run, phase, outcome, verdicts)
 
 
-_LOOK = "migrate status --host {0.plan.host}"
-
-
 def _work(run: Run, phase: Phase) -> list[Verdict]:
     """The playbook, then the controller's own part where the playbook's checks leave room for it."""
     extra = variables.for_phase(phase.name, run.settings, phase.checks)
     verdicts: list[Verdict] = []
     try:
         result = run.playbooks.run(phase.name, run.fenced(**extra), run.say)
-        verdicts = result.verdicts + [_broken(phase, failure) for failure in result.failures[-1:]]
+        verdicts = result.verdicts + [_broken(run, phase, failure) for failure in result.failures[-1:]]
         if phase.action and all(v.verdict in {Outcome.PASS, Outcome.INCONCLUSIVE} for v in verdicts):
             verdicts += actions.ACTIONS[phase.action](run)
     except (HostUnreachable, Interrupted):
         raise
-    except MigrateError as error:
-        verdicts.append(Verdict(phase.name, Outcome.ERROR, "an answer", "an error", str(error), error.advice))
+    except Exception as error:
+        advice = error.advice if isinstance(error, MigrateError) else ""
+        verdicts.append(Verdict(phase.name, Outcome.ERROR, "an answer", "an error", str(error), advice))
     return verdicts
 
 
-def _broken(phase: Phase, failure: str) -> Verdict:
-    advice = "mend it, then: migrate continue; the whole output is in the run's ansible directory"
+def _broken(run: Run, phase: Phase, failure: str) -> Verdict:
+    host = run.plan.host
+    advice = (
+        f"mend the host, then migrate continue --host {host}; a setting: migrate rollback --host {host}, change it, "
+        f"migrate plan --host {host}; the whole output is in {run.directory / 'ansible'}"
+    )
     return Verdict(
         f"playbook {phase.name}", Outcome.FAIL, "every task runs to its end", "a task failed", failure, advice
     )
@@ -100,6 +112,8 @@ def _fail(run: Run, phase: Phase, outcome: Outcome, verdicts: Sequence[Verdict])
     if phase.moves_traffic:
         back(run, f"{phase.name} {outcome}")
         raise RolledBack(f"{reason}; traffic is back on Triton, verified", advice=advice)
+    if phase.kind is not Class.READ_ONLY:
+        _make_sure_that_triton_serves(run, reason)
     if outcome is Outcome.INCONCLUSIVE:
         raise Held(
             f"{reason}; held before {phase.name} is decided",
@@ -107,6 +121,16 @@ def _fail(run: Run, phase: Phase, outcome: Outcome, verdicts: Sequence[Verdict])
             f"then migrate continue --host {run.plan.host}",
         )
     raise GateFailed(f"{reason}; Triton serves", advice=advice)
+
+
+def _make_sure_that_triton_serves(run: Run, reason: str) -> None:
+    """Raise NotProven where the public port does not answer, so that nobody is told that Triton serves."""
+    try:
+        seen = run.host.call("probe", "--target", "public")
+    except MigrateError as error:
+        seen = {"ok": False, "error": str(error)}
+    if not seen["ok"]:
+        raise NotProven(f"{reason}; and the public port does not answer: {seen['error']}", advice=BY_HAND)
 
 
 def _problem(phase: Phase, worst: Verdict | None, verdicts: Sequence[Verdict]) -> str:
@@ -117,9 +141,12 @@ def _problem(phase: Phase, worst: Verdict | None, verdicts: Sequence[Verdict]) -
 
 
 def _refuse_drift(run: Run) -> None:
-    facts = run.playbooks.run("discover", run.variables, run.say).facts
-    moved = planning.drift(run.plan, facts)
-    moved = [line for line in moved if not line.startswith("disks.")]
+    found = run.playbooks.run("discover", run.variables, run.say)
+    if not found.facts:
+        raise Refused(f"the facts could not be read again: {'; '.join(found.failures)}", advice="migrate continue")
+    # The image is on the host by its digest, and what was staged uses the room: neither is drift any more.
+    staged = ("disks.", "vllm_image.")
+    moved = [line for line in planning.drift(run.plan, found.facts) if not line.startswith(staged)]
     if moved:
         raise Refused(
             "the host is no longer as planned: " + "; ".join(moved),

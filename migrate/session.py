@@ -17,7 +17,7 @@ from migrate import lock as locks
 from migrate import plan as planning
 from migrate import settings as settings_module
 from migrate.context import Run, Stop
-from migrate.errors import Refused, SettingsError
+from migrate.errors import Held, MigrateError, Refused, SettingsError
 from migrate.host import Host, Secret
 from migrate.inventory import Inventory
 from migrate.journal import Journal, Kind, Record, finished, parse, replace
@@ -59,7 +59,7 @@ class Migration:
     @property
     def plan(self) -> Plan:
         """The plan that the migration was started with."""
-        return planning.from_json(self.records[0].data["plan"])
+        return planning.from_json(self.records[0].data["plan"], any_version=True)
 
     @property
     def result(self) -> str:
@@ -121,7 +121,12 @@ def discover(target: Target) -> dict[str, Any]:
 
 def make_plan(target: Target, facts: Mapping[str, Any]) -> Plan:
     """The plan for this host as it is now."""
-    return planning.make(target.name, target.settings, facts, bundled.tree_digest("playbooks", "checks"), now())
+    return planning.make(target.name, target.settings, facts, playbooks_digest(), now())
+
+
+def playbooks_digest() -> str:
+    """What a plan is bound to: sha256 over every playbook, role and check."""
+    return bundled.tree_digest("playbooks", "checks")
 
 
 def latest(target: Target) -> Migration | None:
@@ -149,7 +154,8 @@ def open_run(target: Target, plan: Plan, run: str, reason: str, stop: Stop) -> I
     is new, as on another controller, they are read again.
     """
     directory = target.state / run
-    (directory / "raw").mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (directory / "raw").mkdir(exist_ok=True, mode=0o700)
     replace(directory / "plan.json", plan.text())
     settings = _planned(plan, target.settings)
     playbooks = target.playbooks(directory / "ansible")
@@ -160,6 +166,7 @@ def open_run(target: Target, plan: Plan, run: str, reason: str, stop: Stop) -> I
     with locks.hold(target.host, f"{getpass.getuser()}@{socket.gethostname()}", reason) as lease:
         journal = Journal(run, HostctlJournal(target.host), directory / "journal.jsonl", lease.token, clock)
         if not journal.records:
+            _refuse_second(target)
             if not missing:
                 _install(target, playbooks, shared)
             journal.append(Kind.START, "", plan=plan.as_json(), result="")
@@ -169,7 +176,24 @@ def open_run(target: Target, plan: Plan, run: str, reason: str, stop: Stop) -> I
         try:
             yield opened
         finally:
-            report.write(directory)
+            _report(directory, target.say)
+
+
+def _refuse_second(target: Target) -> None:
+    """Under the lock, look once more whether somebody else began meanwhile. Raises Held."""
+    found = latest(target)
+    if found and found.result != "rolled back":
+        raise Held(
+            f"{target.name} was taken up by run {found.run} meanwhile", advice=f"migrate status --host {target.name}"
+        )
+
+
+def _report(directory: Path, say: Say) -> None:
+    """Write the report; where that fails, what the run ended with matters more."""
+    try:
+        report.write(directory)
+    except (OSError, ValueError) as error:
+        say(f"the report could not be written: {error}; try: migrate report")
 
 
 def keep_facts(target: Target, run: str, facts: Mapping[str, Any]) -> None:
@@ -188,11 +212,19 @@ def _planned(plan: Plan, present: Settings) -> Settings:
 
 
 def _variables(target: Target, plan: Plan, settings: Settings, run: str, directory: Path) -> dict[str, Any]:
-    saved = directory / "facts.json"
-    if not saved.exists():
-        keep_facts(target, run, discover(target))
-    switch = planning.switch_config(settings, json.loads(saved.read_text(encoding="utf-8")))
-    return variables.for_run(plan, settings, run, (directory / "raw").resolve(), switch)
+    return variables.for_run(plan, settings, run, (directory / "raw").resolve(), _switch(target, settings, run))
+
+
+def _switch(target: Target, settings: Settings, run: str) -> str:
+    """The switch's configuration, "" where it cannot be made: the role refuses that, and the way back needs none."""
+    saved = target.state / run / "facts.json"
+    try:
+        if not saved.exists():
+            keep_facts(target, run, discover(target))
+        return planning.switch_config(settings, json.loads(saved.read_text(encoding="utf-8")))
+    except MigrateError as error:
+        target.say(f"the switch's configuration cannot be made: {error}")
+        return ""
 
 
 def _install(target: Target, playbooks: AnsiblePlaybooks, shared: Mapping[str, Any]) -> None:

@@ -170,6 +170,7 @@ class Settings(_Section):
 # Other roles that an operator may use claim `nginx_` too: only a near miss is taken for ours there.
 _SHARED_SECTIONS = {"nginx"}
 _NEAR = 0.82
+_SECRET = re.compile(r"token(?!s|izer)|secret|password|api[-_]?key", re.IGNORECASE)
 
 
 def known_settings() -> dict[str, tuple[str, str]]:
@@ -238,6 +239,15 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(f"{' and '.join(names)}: both use port {min(twice)}")
     if list(settings.switch.steps) != sorted(set(settings.switch.steps)) or settings.switch.steps[-1:] != [100]:
         raise SettingsError(f"switch_steps: must rise and end at 100 (got {settings.switch.steps})")
+    longest = 2 * settings.switch.step_s + 60
+    if settings.deadman.timeout_s < longest:
+        raise SettingsError(
+            f"deadman_timeout_s: {settings.deadman.timeout_s} is less than a step may last; with switch_step_s "
+            f"{settings.switch.step_s} it must be at least {longest}"
+        )
+    for name in (*settings.vllm.environment, *settings.vllm.args):
+        if _SECRET.search(name) and (settings.vllm.environment | settings.vllm.args).get(name):
+            raise SettingsError(f"vllm_environment and vllm_args: {name} looks like a secret, and plans are not secret")
     image = settings.vllm.image
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", image):
         raise SettingsError(f"vllm_image: not an image reference (got {image!r})")

@@ -21,6 +21,8 @@ def headline(host: str, status: Mapping[str, Any] | None, records: Sequence[Reco
 def serving(status: Mapping[str, Any] | None) -> str:
     """Who answers new requests."""
     switch = (status or {}).get("switch") or {}
+    if "error" in switch:
+        return f"unknown ({switch['error']})"
     percent = int(switch.get("percent") or 0) if switch.get("redirect") else 0
     if percent == 0:
         return "triton 100 %"
@@ -30,8 +32,9 @@ def serving(status: Mapping[str, Any] | None) -> str:
 def back(status: Mapping[str, Any] | None, records: Sequence[Record], now: datetime) -> str:
     """PROVEN with its seconds and age, UNPROVEN, or DEGRADED with the reason."""
     state = (status or {}).get("back") or {}
-    if state.get("degraded"):
-        return f"DEGRADED {state['degraded']}"
+    degraded = state.get("degraded") or state.get("error")
+    if degraded:
+        return f"DEGRADED {degraded}"
     for record in reversed(records):
         seconds = _proof_s(record)
         if seconds is not None:

@@ -33,7 +33,7 @@ from migrate.cli.output import Output
 from migrate.cli.planview import as_text
 from migrate.context import Run, Stop
 from migrate.errors import Declined, Held, MigrateError, Refused, UsageError
-from migrate.phases import NAMES
+from migrate.phases import NAMES, PHASES
 from migrate.plan import Plan
 from migrate.session import Migration, Target
 
@@ -61,6 +61,7 @@ def plan(
         output.say(f"reading the facts of {host}")
         made = session.make_plan(target, session.discover(target))
     if out:
+        out.touch(mode=0o600)
         out.write_text(made.text() + "\n", encoding="utf-8")
     output.result("plan", {"plan": made.as_json()}, as_text(made) + (f"\nsaved: {out}" if out else ""))
     return _PENDING if detailed_exitcode else 0
@@ -97,8 +98,7 @@ def apply(
     name = host or (saved.host if saved else "")
     if not name:
         raise UsageError("which host?", advice="migrate apply PLAN, or migrate apply --host HOST")
-    if through not in NAMES:
-        raise UsageError(f"--through {through}: no such phase; they are {', '.join(NAMES)}")
+    _refuse_through(through)
     with session.target(name, inventories.find(inventory, vault), state_dir, output.say) as target:
         if _nothing_to_do(target, saved, output):
             return
@@ -126,6 +126,7 @@ def continue_(
     Example: migrate continue --host gpu01
     """
     output = Output(as_json=as_json)
+    _refuse_through(through)
     with session.target(host, inventories.find(inventory, vault), state_dir, output.say) as target:
         migration = _latest(target)
         if migration is None or migration.result:
@@ -207,7 +208,7 @@ def _opened(target: Target, plan: Plan, run: str, verb: str) -> Iterator[Run]:
 @contextmanager
 def _signals(stop: Stop, say: Callable[[str], None]) -> Iterator[None]:
     def asked(number: int, frame: FrameType | None) -> None:
-        stop.asked += 1
+        stop.asked, stop.signal = stop.asked + 1, number
         if stop.asked > 2:
             sys.exit(128 + number)
         say(
@@ -230,6 +231,12 @@ def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
     if migration is None:
         return False
     if migration.result in {"migrated", "retired"}:
+        switch = target.host.call("switch", "status")
+        if not (switch["redirect"] and switch["percent"] == 100):
+            raise Held(
+                f"{target.name} is {migration.result} by its journal, but its traffic is on Triton",
+                advice=f"migrate rollback --host {target.name}, then migrate plan --host {target.name}",
+            )
         with _opened(target, migration.plan, migration.run, "apply") as run:
             running.note_nothing_to_do(run)
         text = f"{_headline(target)}\nnothing to do: {target.name} is {migration.result} (run {migration.run})"
@@ -245,12 +252,28 @@ def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
     return False
 
 
+def _refuse_through(through: str) -> None:
+    """Raise UsageError for a phase that is none, or after which nobody would watch the traffic."""
+    if through not in NAMES:
+        raise UsageError(f"--through {through}: no such phase; they are {', '.join(NAMES)}")
+    if (
+        through != NAMES[-1]
+        and PHASES[NAMES.index(through) + 1].moves_traffic
+        and PHASES[NAMES.index(through)].moves_traffic
+    ):
+        raise UsageError(
+            f"--through {through}: traffic that has moved must be watched", advice=f"--through {NAMES[-1]}"
+        )
+
+
 def _refuse_unusable(chosen: Plan, saved: Plan | None, facts: dict[str, object], name: str) -> None:
     if not saved:
         return
     if saved.host != name:
         raise Refused(f"the plan is for {saved.host}, not for {name}")
     planning.refuse_expired(chosen, session.now())
+    if chosen.playbooks != session.playbooks_digest():
+        raise Refused("the plan was made with other playbooks", advice=f"make a new one: migrate plan --host {name}")
     moved = planning.drift(chosen, facts)
     if moved:
         raise Refused(

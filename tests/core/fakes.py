@@ -106,11 +106,18 @@ class FakeHost:
 def window(host: FakeHost) -> dict[str, Any]:
     """Healthy traffic in the shares of the step that the host is at."""
     ours, theirs = host.percent, 100 - host.percent
-    side = {"errors": 0, "p50_s": 0.1, "p95_s": 0.2, "p99_s": 0.3}
+    side = {"errors": 0, "refused": 0, "p50_s": 0.1, "p95_s": 0.2, "p99_s": 0.3}
     return {"total": 100, "by_upstream": {"gateway": side | {"requests": ours}, "triton": side | {"requests": theirs}}}
 
 
+def switch_status(host: FakeHost) -> dict[str, Any]:
+    """Redirected as soon as a share has moved."""
+    return {"redirect": host.percent > 0, "percent": host.percent}
+
+
 DEFAULTS: dict[str, Any] = {
+    "probe": {"ok": True, "error": None},
+    "switch_status": switch_status,
     "rehearse": {"passed": True, "there_s": 0.5, "back_s": 0.4, "proof": [{"percent": 5, "triton": 95, "gateway": 5}]},
     "window": window,
     "soak_status": {"state": "passed", "requests": 60, "error_rate": 0.0, "p95_s": 0.2},

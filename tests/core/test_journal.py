@@ -83,7 +83,8 @@ def test_a_record_that_the_host_refused_is_not_in_the_cache(tmp_path: Path) -> N
         ([(Kind.OUTCOME, {"verdict": "inconclusive", "accepted": "why"})], State.PASSED),
         ([(Kind.OUTCOME, {"verdict": "inconclusive", "accepted": None})], State.FAILED),
         ([(Kind.OUTCOME, {"verdict": "pass"}), (Kind.ROLLBACK, {"undone": True})], State.UNDONE),
-        ([(Kind.OUTCOME, {"verdict": "pass"}), (Kind.ROLLBACK, {"step": "intent"})], State.PASSED),
+        ([(Kind.OUTCOME, {"verdict": "pass"}), (Kind.ROLLBACK, {"step": "intent"})], State.UNKNOWN),
+        ([(Kind.ROLLBACK, {"undone": True})], State.NOT_STARTED),
     ],
 )
 def test_what_the_journal_knows_of_a_phase(tmp_path: Path, records: list, expected: State) -> None:  # type: ignore[type-arg]
@@ -100,3 +101,19 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
     assert finished(written.records) == ""
     written.append(Kind.FINISH, "", result="migrated")
     assert finished(written.records) == "migrated"
+    written.append(Kind.ROLLBACK, "cutover", step="intent")
+    assert finished(written.records) == ""
+    written.append(Kind.FINISH, "", result="rolled back")
+    assert finished(written.records) == "rolled back"
+
+
+def test_a_way_back_voids_what_was_built_on_it(tmp_path: Path) -> None:
+    written = journal(tmp_path, FakeHost())
+    for phase in ("deploy", "cutover", "soak"):
+        written.append(Kind.OUTCOME, phase, verdict="pass")
+    written.append(Kind.ROLLBACK, "cutover", step="outcome", undone=True)
+    assert states(written.records, ["deploy", "cutover", "soak"]) == {
+        "deploy": State.PASSED,
+        "cutover": State.UNDONE,
+        "soak": State.UNDONE,
+    }

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate import actions, rollback
+from migrate import actions, retire, rollback
 from migrate import run as running
 from migrate.context import Run
 from migrate.errors import GateFailed, Held, Interrupted, LockHeld, MigrateError, NotProven, Refused, RolledBack
@@ -87,7 +87,7 @@ def test_acceptance_never_covers_a_failure(tmp_path: Path, outcome: Outcome) -> 
 
 
 def test_a_burning_step_goes_back(tmp_path: Path) -> None:
-    side = {"requests": 100, "p95_s": 0.2}
+    side = {"requests": 100, "p95_s": 0.2, "refused": 0}
     burning = {"total": 200, "by_upstream": {"gateway": side | {"errors": 9}, "triton": side | {"errors": 0}}}
     host = FakeHost(window=burning)
     with pytest.raises(RolledBack, match="traffic at 5 %"):
@@ -181,10 +181,69 @@ def test_rollback_that_finds_triton_changed_needs_a_human(tmp_path: Path) -> Non
     playbooks.verdicts["snapshot_diff"] = Outcome.FAIL
     with pytest.raises(NotProven, match="snapshot_diff"):
         rollback.rollback(going, "traffic")
-    assert finished(going.journal.records) == "migrated"
+    assert finished(going.journal.records) == ""
 
 
 def test_an_error_of_the_host_inside_a_phase_is_a_verdict(tmp_path: Path) -> None:
     host = FakeHost(rehearse=MigrateError("no listener"))
     with pytest.raises(GateFailed, match="no listener"):
         running.forward(run(tmp_path, host, FakePlaybooks()))
+
+
+def test_a_step_without_a_baseline_decides_nothing(tmp_path: Path) -> None:
+    side = {"requests": 100, "p95_s": 9.0, "errors": 0, "refused": 0}
+    host = FakeHost(window={"total": 100, "by_upstream": {"gateway": side}})
+    with pytest.raises(RolledBack, match="too few"):
+        running.forward(run(tmp_path, host, FakePlaybooks(), switch_steps=[100]))
+
+
+def test_refusals_that_triton_does_not_make_go_back(tmp_path: Path) -> None:
+    side = {"requests": 100, "p95_s": 0.2, "errors": 0}
+    strict = {"total": 200, "by_upstream": {"gateway": side | {"refused": 40}, "triton": side | {"refused": 0}}}
+    with pytest.raises(RolledBack, match="traffic at 5 %"):
+        running.forward(run(tmp_path, FakeHost(window=strict), FakePlaybooks()))
+
+
+def test_a_failed_phase_does_not_say_that_triton_serves_when_it_does_not(tmp_path: Path) -> None:
+    host = FakeHost(probe={"ok": False, "error": "connection refused"})
+    with pytest.raises(NotProven, match="connection refused"):
+        running.forward(run(tmp_path, host, FakePlaybooks(failures={"deploy": "out of memory"})))
+
+
+def test_traffic_that_the_dead_man_took_back_is_moved_again(tmp_path: Path) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks()
+    going = run(tmp_path, host, playbooks)
+    running.forward(going, through="cutover")
+    host.percent = 0
+    running.forward(run(tmp_path, host, playbooks))
+    assert playbooks.ran.count("cutover") == 2
+    assert host.percent == 100
+
+
+def test_a_bug_while_traffic_moves_goes_back(tmp_path: Path) -> None:
+    host = FakeHost(soak_status=ValueError("damaged"))
+    with pytest.raises(RolledBack, match="damaged"):
+        running.forward(run(tmp_path, host, FakePlaybooks()))
+
+
+def test_rollback_finds_traffic_that_another_run_moved(tmp_path: Path) -> None:
+    host = FakeHost()
+    host.percent = 100
+    going = run(tmp_path, host, FakePlaybooks())
+    running.forward(going, through="preflight")
+    rollback.rollback(going, "traffic")
+    assert host.asked("back")
+
+
+def test_retire_refuses_while_traffic_is_on_triton(tmp_path: Path) -> None:
+    accepted = {"reason": "none left", "owner": "ops", "expires": "2099-01-01"}
+    playbooks = FakePlaybooks()
+    going = run(tmp_path, FakeHost(), playbooks, retire_lost_routes={"80 /v2/": accepted})
+    with pytest.raises(Refused, match="not all traffic is on vLLM"):
+        retire.retire(going)
+    assert "retire" not in playbooks.ran
+
+
+def test_retire_names_the_routes_that_would_be_lost(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="80 /v2/"):
+        retire.retire(run(tmp_path, FakeHost(), FakePlaybooks()))

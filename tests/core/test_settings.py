@@ -21,6 +21,9 @@ from .fakes import VARIABLES, settings
         ({"vllm_image": "$(reboot)"}, "vllm_image: not an image reference"),
         ({"triton_model_repository": "models"}, "triton_model_repository"),
         ({"triton_models": {}}, "triton_models"),
+        ({"switch_step_s": 90}, "deadman_timeout_s: 180 is less than a step may last"),
+        ({"vllm_environment": {"HF_TOKEN": "hf_x"}}, "HF_TOKEN looks like a secret"),
+        ({"vllm_args": {"api-key": "x"}}, "api-key looks like a secret"),
         ({"triton_models": {"phi2": {"style": "onnx"}}}, "triton_models.phi2.style"),
     ],
 )

@@ -94,13 +94,20 @@ def lab_up() -> None:
 
 
 @pytest.fixture
-def lab(lab_up: None, wheel_command: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A clean host at the beginning, and at the end."""
+def lab(lab_up: None, wheel_command: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """The host, and an operator's directory that holds nothing but a copy of the inventory."""
     here = Lab(wheel_command, tmp_path_factory.mktemp("operator"))
     here.reset()
-    yield here
-    here.reset()
-    here.migrate("rollback", "--host", "gpu01", "--to", "before-deploy")
+    return here
+
+
+@pytest.fixture
+def changed_lab(lab: Lab) -> Iterator[Lab]:
+    """The same, taken back to before vLLM was deployed, whatever the test left behind."""
+    yield lab
+    lab.reset()
+    if ": rolled back" not in lab.migrate("status", "--host", "gpu01").out:
+        lab.migrate("rollback", "--host", "gpu01", "--to", "before-deploy")
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ pytestmark = pytest.mark.e2e
 MODEL = "/srv/triton/models/phi2/1/model.py"
 
 
-def test_a_run_that_breaks_at_every_turn(lab: Lab, engine: docker.DockerClient) -> None:
+def test_a_run_that_breaks_at_every_turn(changed_lab: Lab, engine: docker.DockerClient) -> None:
+    lab = changed_lab
     lab.set(vllm_args={"dtype": "float32", "no-such-flag": 1})
     assert lab.migrate("apply", "--host", "gpu01", "--yes", "--through", "provision").code == 0
 
     registry = engine.containers.get("migrate-lab-registry")
     registry.stop()
-    lab.on_host("docker images -q registry.lab:5000/vllm-openai | xargs -r docker rmi -f")
+    for repository in ("migrate-gateway", "registry.lab:5000/vllm-openai"):
+        lab.on_host(f"docker images -q {repository} | sort -u | xargs -r docker rmi -f")
     try:
         ended = lab.migrate("continue", "--host", "gpu01", "--through", "stage")
     finally:
@@ -44,3 +46,5 @@ def test_a_run_that_breaks_at_every_turn(lab: Lab, engine: docker.DockerClient) 
     ended = lab.migrate("rollback", "--host", "gpu01", "--to", "before-deploy")
     assert ended.code == 0
     assert "SERVING triton 100 %" in ended.out
+
+    assert lab.migrate("rollback", "--host", "gpu01").code == 0

@@ -105,7 +105,8 @@ def percentile(values: list[float], share: float) -> float:
 def _figures(group: list[Request]) -> dict[str, Any]:
     seconds = [r.seconds for r in group]
     shares = {f"p{round(share * 100)}_s": percentile(seconds, share) for share in (0.5, 0.95, 0.99)}
-    return {"requests": len(group), "errors": sum(r.status >= 500 for r in group)} | shares
+    errors, refused = sum(r.status >= 500 for r in group), sum(400 <= r.status < 499 for r in group)
+    return {"requests": len(group), "errors": errors, "refused": refused} | shares
 
 
 def _collect(found: dict[str, dict[str, Any]], lines: Iterable[str], prefix: str, upstream: str | None) -> None:

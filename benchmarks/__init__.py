@@ -1,0 +1,1 @@
+"""Figures about speed, as ratios measured in one run; `python -m benchmarks.<name> --json` prints one JSON object."""
