@@ -61,6 +61,12 @@ class Lab:
         before = yaml.safe_load(path.read_text(encoding="utf-8")) | variables
         path.write_text(yaml.safe_dump({k: v for k, v in before.items() if v is not None}), encoding="utf-8")
 
+    def set_host(self, **variables: Any) -> None:
+        """Set variables of gpu01 itself, which outrank those of its groups and of hosts.yml."""
+        path = self.directory / "inventory" / "host_vars" / "gpu01.yml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(variables), encoding="utf-8")
+
     def reset(self) -> None:
         """Put the inventory back as the lab has it."""
         shutil.rmtree(self.directory / "inventory", ignore_errors=True)

@@ -18,7 +18,7 @@ def test_an_unknown_host(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("variables", "code", "named"),
     [
-        ({"vllm_imag": "x"}, 64, "main.yml"),
+        ({"vllm_imag": "x"}, 64, "host_vars/gpu01.yml:1"),
         ({"triton_http_port": 8999}, 3, "triton_http_port"),
         ({"triton_model_repository": "/srv/nothing"}, 3, "triton_model_repository"),
         ({"vllm_weights_source": "/srv/nothing"}, 3, "vllm_weights_source"),
@@ -30,7 +30,7 @@ def test_an_unknown_host(lab: Lab) -> None:
 def test_a_bad_setting_is_named_and_nothing_is_touched(
     lab: Lab, variables: dict[str, object], code: int, named: str
 ) -> None:
-    lab.set(**variables)
+    lab.set_host(**variables)
     ended = lab.migrate("apply", "--host", "gpu01", "--yes")
     assert ended.code == code, ended.err
     assert named in ended.err
