@@ -14,6 +14,7 @@ from migrate.errors import GateFailed, Held, HostUnreachable, Interrupted, Migra
 from migrate.gate import Outcome, Verdict, as_json, decide
 from migrate.journal import Kind, State, states
 from migrate.phases import NAMES, PHASES, Class, Phase
+from migrate.playbook import PlaybookResult
 from migrate.rollback import BY_HAND, back
 
 
@@ -80,7 +81,9 @@ def _work(run: Run, phase: Phase) -> list[Verdict]:
     verdicts: list[Verdict] = []
     try:
         result = run.playbooks.run(phase.name, run.fenced(**extra), run.say)
-        verdicts = result.verdicts + [_broken(run, phase, failure) for failure in result.failures[-1:]]
+        verdicts = (
+            _startup(run, result) + result.verdicts + [_broken(run, phase, failure) for failure in result.failures[-1:]]
+        )
         if phase.action and all(v.verdict in {Outcome.PASS, Outcome.INCONCLUSIVE} for v in verdicts):
             verdicts += actions.ACTIONS[phase.action](run)
     except (HostUnreachable, Interrupted):
@@ -89,6 +92,18 @@ def _work(run: Run, phase: Phase) -> list[Verdict]:
         advice = error.advice if isinstance(error, MigrateError) else ""
         verdicts.append(Verdict(phase.name, Outcome.ERROR, "an answer", "an error", str(error), advice))
     return verdicts
+
+
+def _startup(run: Run, result: PlaybookResult) -> list[Verdict]:
+    """How long each stage of an engine's start took, as its own log tells it; nothing where none was started."""
+    startup = result.results.get("vllm_startup")
+    if not startup:
+        return []
+    stages = " · ".join(f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in startup["seconds"].items())
+    run.say(f"vLLM: {stages}")
+    serves = startup["stage"] == "serving"
+    outcome = Outcome.PASS if serves else Outcome.FAIL
+    return [Verdict("vllm_startup", outcome, "every stage, up to serving", stages or startup["stage"])]
 
 
 def _broken(run: Run, phase: Phase, failure: str) -> Verdict:

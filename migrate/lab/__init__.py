@@ -14,7 +14,7 @@ from pathlib import Path
 
 import docker
 
-from migrate.lab import build, cache, engine, files, host, names, registry, secret
+from migrate.lab import build, cache, engine, files, host, model, names, registry, secret
 from migrate.lab.errors import LabError
 from migrate.lab.progress import Say
 
@@ -67,6 +67,7 @@ def up(root: Path, say: Say, *, fresh: bool = False) -> LabStatus:
                 f"{names.HOST} runs, but its Triton does not answer on port {names.HTTP.outside}",
                 advice="migrate lab down, then migrate lab up",
             )
+    say(f"model: {model.report(recipe.model)}")
     say(f"the lab is up ({time.monotonic() - started:.0f} s)")
     return status(root)
 

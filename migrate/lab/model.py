@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import docker
@@ -30,6 +31,13 @@ def train(client: docker.DockerClient, lab: Path, image: str, path: Path, say: S
             _train(client, lab, image, scratch)
 
     return keep.artifact(path.parent, path.name, make)
+
+
+def report(path: Path) -> str:
+    """How good the trained model is: its loss in nats a token, and how many of its greedy answers end by themselves."""
+    found = json.loads((path / "training.json").read_text(encoding="utf-8"))
+    ended = f"{found['eos_rate']:.0%} of {found['eos_rate_prompts']} greedy answers end within "
+    return f"loss {found['loss']:.2f} nats a token, {ended}{found['eos_rate_max_tokens']} tokens, seed {found['seed']}"
 
 
 def _train(client: docker.DockerClient, lab: Path, image: str, scratch: Path) -> None:

@@ -134,6 +134,7 @@ class FakePlaybooks:
         self.verdicts = dict(verdicts or {})
         self.failures = dict(failures or {})
         self.ran: list[str] = []
+        self.results: dict[str, dict[str, Any]] = {}
         self.facts = facts()
 
     def run(self, name: str, variables: Mapping[str, Any], say: Callable[[str], None]) -> PlaybookResult:
@@ -143,7 +144,8 @@ class FakePlaybooks:
         if name in self.failures:
             return PlaybookResult("failed", failures=[self.failures[name]])
         wanted = variables["check_names"]
-        return PlaybookResult("successful", verdicts=[Verdict(c, self.verdicts.get(c, Outcome.PASS)) for c in wanted])
+        verdicts = [Verdict(c, self.verdicts.get(c, Outcome.PASS)) for c in wanted]
+        return PlaybookResult("successful", verdicts=verdicts, results=dict(self.results.get(name, {})))
 
 
 def plan(**changed: Any) -> Plan:

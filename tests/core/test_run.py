@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,14 @@ def test_retire_refuses_while_traffic_is_on_triton(tmp_path: Path) -> None:
 def test_retire_names_the_routes_that_would_be_lost(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="80 /v2/"):
         retire.retire(run(tmp_path, FakeHost(), FakePlaybooks()))
+
+
+@pytest.mark.parametrize(("stage", "passes"), [("serving", True), ("weights", False)])
+def test_the_stages_of_the_start_are_shown_and_judged(tmp_path: Path, stage: str, passes: bool) -> None:
+    playbooks, said = FakePlaybooks(), []
+    playbooks.results["deploy"] = {"vllm_startup": {"stage": stage, "seconds": {"weights": 1.25, "kv_cache": 0.5}}}
+    going = run(tmp_path, FakeHost(), playbooks)
+    going.say = said.append
+    with nullcontext() if passes else pytest.raises(GateFailed, match="vllm_startup"):
+        running.forward(going, through="deploy")
+    assert "vLLM: weights 1.2 s · kv cache 0.5 s" in said
