@@ -7,7 +7,7 @@ import pytest
 
 from .conftest import Lab
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.e2e
 MODEL = "/srv/triton/models/phi2/1/model.py"
 
 

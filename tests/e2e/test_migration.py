@@ -10,7 +10,7 @@ import pytest
 
 from .conftest import Lab
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.e2e
 SECRET = "LAB_API_TOKEN"
 SHORT = {
     "parity_max_tokens": 16,

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Lab
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.e2e
 
 
 def test_an_unknown_host(lab: Lab) -> None:
