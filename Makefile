@@ -8,8 +8,11 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	lab/demo.sh
 
+# The tests in the lab mostly wait; the others run beside them, and are shown after them.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	@$(BIN)/pytest -q -m "not e2e" >.fast-tests.log 2>&1 & fast=$$!; \
+	$(BIN)/pytest -m e2e; slow=$$?; \
+	wait $$fast; fast=$$?; cat .fast-tests.log; exit $$((slow | fast))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
