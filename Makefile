@@ -25,7 +25,9 @@ bench: $(INSTALLED)
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --json || exit 1; done
 
 lock: $(INSTALLED)
-	$(BIN)/pip-compile --generate-hashes --extra gateway --extra dev --output-file requirements.lock pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --extra gateway --extra dev \
+		--output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf .venv runs
