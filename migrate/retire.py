@@ -11,6 +11,7 @@ from migrate.context import Run, changing
 from migrate.errors import NotProven, Refused
 from migrate.gate import Outcome, as_json
 from migrate.journal import Kind
+from migrate.status import all_on_vllm
 
 NAME = "retire"
 CHECKS = ("triton_gone", "vllm_serves", "port_serves")
@@ -31,7 +32,7 @@ def retire(run: Run) -> Mapping[str, Any]:
             advice="move their clients, or accept the loss of each by name under retire_lost_routes in the inventory",
         )
     switch, gateway = run.host.call("switch", "status"), run.host.call("probe", "--target", "gateway")
-    if not (switch["redirect"] and switch["percent"] == 100 and gateway["ok"]):
+    if not (all_on_vllm(switch) and gateway["ok"]):
         raise Refused(
             f"not all traffic is on vLLM (redirect {switch['redirect']}, {switch['percent']} %, gateway "
             f"{gateway['error'] or 'answers'}); nothing was removed",

@@ -16,6 +16,7 @@ from migrate.journal import Kind, State, states
 from migrate.phases import NAMES, PHASES, Class, Phase
 from migrate.playbook import PlaybookResult
 from migrate.rollback import BY_HAND, back
+from migrate.status import all_on_vllm
 
 
 def forward(run: Run, through: str = NAMES[-1]) -> None:
@@ -43,8 +44,7 @@ def _is_done(run: Run, phase: Phase) -> bool:
         return False
     if not phase.moves_traffic:
         return True
-    switch = run.host.call("switch", "status")
-    return bool(switch["redirect"]) and switch["percent"] == 100
+    return all_on_vllm(run.host.call("switch", "status"))
 
 
 def _peak_memory_mib() -> int:

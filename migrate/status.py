@@ -29,6 +29,11 @@ def serving(status: Mapping[str, Any] | None) -> str:
     return "vllm 100 %" if percent == 100 else f"triton {100 - percent} % vllm {percent} %"
 
 
+def all_on_vllm(switch: Mapping[str, Any]) -> bool:
+    """Whether every new request is led to vLLM, by hostctl's `switch status`: redirected, and with the whole share."""
+    return bool(switch["redirect"]) and switch["percent"] == 100
+
+
 def back(status: Mapping[str, Any] | None, records: Sequence[Record], now: datetime) -> str:
     """PROVEN with its seconds and age, UNPROVEN, or DEGRADED with the reason."""
     state = (status or {}).get("back") or {}

@@ -231,8 +231,7 @@ def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
     if migration is None:
         return False
     if migration.result in {"migrated", "retired"}:
-        switch = target.host.call("switch", "status")
-        if not (switch["redirect"] and switch["percent"] == 100):
+        if not status.all_on_vllm(target.host.call("switch", "status")):
             raise Held(
                 f"{target.name} is {migration.result} by its journal, but its traffic is on Triton",
                 advice=f"migrate rollback --host {target.name}, then migrate plan --host {target.name}",
