@@ -25,7 +25,6 @@ bench: $(INSTALLED)
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --json || exit 1; done
 
 lock: $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --extra gateway --extra dev \
 		--output-file requirements.lock pyproject.toml
 
@@ -35,6 +34,7 @@ clean:
 $(INSTALLED): requirements.lock pyproject.toml lab/system-packages.sh
 	lab/system-packages.sh
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep -om1 'uv==[0-9.]*' pyproject.toml)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

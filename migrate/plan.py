@@ -137,8 +137,8 @@ def refuse_unfit(settings: Settings, facts: Mapping[str, Any]) -> None:
         raise Refused(f"triton_models: Triton does not serve {', '.join(sorted(missing))}")
 
 
-def from_json(data: Mapping[str, Any], *, host: str | None = None, any_version: bool = False) -> Plan:
-    """Read a saved plan. Raises Refused for one that was edited, is of another host or of another tool version.
+def from_json(data: Mapping[str, Any], *, any_version: bool = False) -> Plan:
+    """Read a saved plan. Raises Refused for one that was edited or is of another tool version.
 
     With `any_version` a plan of another version is read too: the way back must survive an upgrade.
     """
@@ -154,8 +154,6 @@ def from_json(data: Mapping[str, Any], *, host: str | None = None, any_version: 
         )
     if not any_version and (plan.schema != SCHEMA or plan.tool_version != __version__):
         raise Refused(f"the plan is of version {plan.tool_version}, this is {__version__}", advice="migrate plan again")
-    if host is not None and plan.host != host:
-        raise Refused(f"the plan is for {plan.host}, not for {host}")
     return plan
 
 

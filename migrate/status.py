@@ -15,7 +15,12 @@ def headline(host: str, status: Mapping[str, Any] | None, records: Sequence[Reco
 
     `status` is hostctl's answer, None where hostctl is not on the host.
     """
-    return f"SERVING {serving(status)} · BACK {back(status, records, now)} · NEXT {following(host, records)}"
+    return line(serving(status), back(status, records, now), following(host, records))
+
+
+def line(serves: str, way_back: str, next_command: str) -> str:
+    """The first line of every status, failure and report."""
+    return f"SERVING {serves} · BACK {way_back} · NEXT {next_command}"
 
 
 def serving(status: Mapping[str, Any] | None) -> str:
@@ -49,9 +54,11 @@ def back(status: Mapping[str, Any] | None, records: Sequence[Record], now: datet
 
 def following(host: str, records: Sequence[Record]) -> str:
     """The next command to type."""
-    if not records:
-        return f"migrate plan --host {host}"
-    result = finished(records)
+    return after(finished(records), host) if records else f"migrate plan --host {host}"
+
+
+def after(result: str, host: str) -> str:
+    """The next command for a journal's result: "" unfinished, "migrated", "retired" or "rolled back"."""
     if result == "migrated":
         return f"migrate retire --host {host}, or migrate rollback --host {host}"
     if result == "retired":

@@ -98,6 +98,8 @@ def apply(
     name = host or (saved.host if saved else "")
     if not name:
         raise UsageError("which host?", advice="migrate apply PLAN, or migrate apply --host HOST")
+    if saved and saved.host != name:
+        raise Refused(f"the plan is for {saved.host}, not for {name}", advice=f"migrate plan --host {name}")
     _refuse_through(through)
     with session.target(name, inventories.find(inventory, vault), state_dir, output.say) as target:
         if _nothing_to_do(target, saved, output):
@@ -268,8 +270,6 @@ def _refuse_through(through: str) -> None:
 def _refuse_unusable(chosen: Plan, saved: Plan | None, facts: dict[str, object], name: str) -> None:
     if not saved:
         return
-    if saved.host != name:
-        raise Refused(f"the plan is for {saved.host}, not for {name}")
     planning.refuse_expired(chosen, session.now())
     if chosen.playbooks != session.playbooks_digest():
         raise Refused("the plan was made with other playbooks", advice=f"make a new one: migrate plan --host {name}")

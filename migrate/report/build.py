@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from migrate import status
 from migrate.report import history
 
 SCHEMA = 1
@@ -34,7 +35,7 @@ def build(run_dir: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "run": run_dir.name,
         "host": host,
-        "status": f"SERVING {serving} · BACK {history.back_text(back)} · NEXT {following}",
+        "status": status.line(serving, history.back_text(back), following),
         "plan": {key: plan.get(key) for key in _PLAN_KEYS},
         "outcome": {"state": state, "serving": serving, "next": following},
         "phases": phases,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from migrate import status
 from migrate.gate import Outcome, Verdict
 from migrate.phases import NAMES, get
 
@@ -95,8 +96,7 @@ def next_command(state: str, serving: str, host: str) -> str:
     """What to type next."""
     if serving == UNKNOWN or state == "missing":
         return f"migrate status --host {host}"
-    following = {"migrated": "retire", "rolled back": "plan", "retired": "status"}
-    return f"migrate {following.get(state, 'continue')} --host {host}"
+    return status.after("" if state == "unfinished" else state, host)
 
 
 def _entry(phase: str, plan: Record) -> dict[str, Any]:

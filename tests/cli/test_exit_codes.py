@@ -40,6 +40,14 @@ def test_an_edited_plan_is_3_and_names_the_next_command(tmp_path: Path, capsys: 
     assert "next: make a new one" in capsys.readouterr().err
 
 
+def test_a_plan_of_another_host_is_3_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.json").write_text(plan().text(), encoding="utf-8")
+    assert code("apply", str(tmp_path / "p.json"), "--host", "gpu02") == 3
+    assert "for gpu01, not for gpu02" in capsys.readouterr().err
+
+
 def test_json_is_ndjson_with_the_version_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "p.json").write_text(plan().text(), encoding="utf-8")
     assert code("show", str(tmp_path / "p.json"), "--json") == 0

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Lab:
 
     def migrate(self, *arguments: str, timeout_s: int = 900) -> Ended:
         """Run `migrate` in the directory that holds nothing but the inventory."""
+        began = time.monotonic()
         done = subprocess.run(
             [self.command, *arguments],
             cwd=self.directory,
@@ -46,7 +48,8 @@ class Lab:
             timeout=timeout_s,
             check=False,
         )
-        print(f"$ migrate {' '.join(arguments)} -> {done.returncode}\n{done.stdout}{done.stderr}")
+        took = time.monotonic() - began
+        print(f"$ migrate {' '.join(arguments)} -> {done.returncode} ({took:.0f} s)\n{done.stdout}{done.stderr}")
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def on_host(self, script: str) -> str:
@@ -87,7 +90,7 @@ def wheel_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = subprocess.run
     run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", place], cwd=REPOSITORY, check=True)
     run([sys.executable, "-m", "venv", place / "env"], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", python]
     run([*pip, "--require-hashes", "-r", REPOSITORY / "requirements.lock"], check=True)
     run([*pip, "--no-deps", *place.glob("*.whl")], check=True)
     return place / "env" / "bin" / "migrate"
