@@ -23,6 +23,7 @@ from migrate.gate import Outcome, Verdict
 from migrate.inventory import Inventory
 
 _CHECK_TASK = "Run the checks"
+_TEMPLATE = ("{{", "{%", "{#")
 _KEPT_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "PATH", "SSH_AUTH_SOCK", "TERM", "USER")
 
 
@@ -74,7 +75,7 @@ class AnsiblePlaybooks:
     def _start(self, name: str, variables: Mapping[str, Any], private: Path, collect: Callable[..., bool]) -> Any:
         extra = private / "variables.json"
         extra.touch(mode=0o600)
-        extra.write_text(json.dumps(dict(variables)), encoding="utf-8")
+        extra.write_text(json.dumps(_literal(dict(variables))), encoding="utf-8")
         arguments = f"-e @{extra}"
         if self.inventory.vault_password_file:
             arguments += f" --vault-password-file {self.inventory.vault_password_file}"
@@ -97,6 +98,19 @@ class AnsiblePlaybooks:
         number = len(list(self.artifacts.iterdir())) + 1
         for output in private.glob("artifacts/*/stdout"):
             shutil.copy(output, self.artifacts / f"{number:02d}-{name}.txt")
+
+
+def _literal(value: Any) -> Any:
+    """The value with every text that reads as a template marked as none (`__ansible_unsafe`).
+
+    What the inventory templates was resolved before; the rest comes from the host's own files, and a host must not be
+    able to run anything on the controller.
+    """
+    if isinstance(value, Mapping):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(item) for item in value]
+    return {"__ansible_unsafe": value} if isinstance(value, str) and any(m in value for m in _TEMPLATE) else value
 
 
 def _environment() -> dict[str, str]:

@@ -17,6 +17,8 @@ from migrate.errors import SettingsError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n]*$")]
+FlagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -53,8 +55,8 @@ class Vllm(_Section):
     weights_path: AbsolutePath = "/var/lib/migrate/weights/model"
     served_model_name: str
     port: Port = 18000
-    args: dict[str, str | int | float | bool] = {}
-    environment: dict[str, str] = {}
+    args: dict[FlagName, str | int | float | bool] = {}
+    environment: dict[VariableName, str] = {}
     memory_limit: str = Field("64g", pattern=r"^[0-9]+[kmg]$")
     cpu_limit: float = Field(8.0, gt=0)
     gpus: Literal["all", "none"] = "all"
