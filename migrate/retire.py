@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from migrate import plan as planning
+from migrate import planner
 from migrate.context import Run, changing
 from migrate.errors import NotProven, Refused
 from migrate.gate import Outcome, as_json
@@ -24,7 +24,7 @@ def retire(run: Run) -> Mapping[str, Any]:
     """
     today = run.clock()[:10]
     accepted = {name for name, a in run.settings.retire.lost_routes.items() if a.expires.isoformat() >= today}
-    routes = planning.kept_routes(run.settings, run.playbooks.run("discover", run.variables, run.say).facts)
+    routes = planner.kept_routes(run.settings, run.playbooks.run("discover", run.variables, run.say).facts)
     lost = [name for name in routes if name not in accepted]
     if lost:
         raise Refused(

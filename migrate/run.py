@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from migrate import actions, variables
 from migrate import plan as planning
 from migrate.context import Run, changing
 from migrate.errors import GateFailed, Held, HostUnreachable, Interrupted, MigrateError, NotProven, Refused, RolledBack
 from migrate.gate import Outcome, Verdict, as_json, decide
-from migrate.journal import Kind, State, states
+from migrate.journal import Kind, Record, State, states
 from migrate.phases import NAMES, PHASES, Class, Phase
 from migrate.playbook import PlaybookResult
 from migrate.rollback import BY_HAND, back
@@ -156,17 +157,29 @@ def _problem(phase: Phase, worst: Verdict | None, verdicts: Sequence[Verdict]) -
 
 
 def _refuse_drift(run: Run) -> None:
+    """Read the plan's read set once more, with what this run's own phases changed. Raises Refused."""
     found = run.playbooks.run("discover", run.variables, run.say)
     if not found.facts:
         raise Refused(f"the facts could not be read again: {'; '.join(found.failures)}", advice="migrate continue")
-    # The image is on the host by its digest, and what was staged uses the room: neither is drift any more.
-    staged = ("disks.", "vllm_image.")
-    moved = [line for line in planning.drift(run.plan, found.facts) if not line.startswith(staged)]
-    if moved:
-        raise Refused(
-            "the host is no longer as planned: " + "; ".join(moved),
-            advice=f"look, then plan again: migrate rollback --host {run.plan.host}",
-        )
+    passed = [name for name, state in states(run.journal.records, NAMES).items() if state is State.PASSED]
+    moved = planning.drift(run.plan, found.facts, passed=passed, accepted=accepted_drift(run.journal.records))
+    host = run.plan.host
+    planning.refuse_drift(moved, host, f"migrate continue --host {host}", otherwise=f"migrate rollback --host {host}")
+
+
+def accepted_drift(records: Sequence[Record]) -> dict[str, Any]:
+    """Key and value of every drift that the operator said yes to, as the journal has it."""
+    notes = [
+        record.data for record in records if record.kind is Kind.NOTE and record.data.get("what") == "drift accepted"
+    ]
+    return {key: value for note in notes for key, value in note["values"].items()}
+
+
+def accept_drift(run: Run, values: Mapping[str, Any]) -> None:
+    """Journal that the operator accepts these facts, each with its present value, in place of the plan's."""
+    if values:
+        run.journal.append(Kind.NOTE, "", what="drift accepted", values=dict(values))
+        run.say(f"drift accepted, and journaled: {', '.join(values)}")
 
 
 def note_nothing_to_do(run: Run) -> None:

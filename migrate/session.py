@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from migrate import bundled, report, variables
+from migrate import bundled, planner, report, variables
 from migrate import lock as locks
 from migrate import plan as planning
 from migrate import settings as settings_module
@@ -121,7 +121,7 @@ def discover(target: Target) -> dict[str, Any]:
 
 def make_plan(target: Target, facts: Mapping[str, Any]) -> Plan:
     """The plan for this host as it is now."""
-    return planning.make(target.name, target.settings, facts, playbooks_digest(), now())
+    return planner.make(target.name, target.settings, facts, playbooks_digest(), now())
 
 
 def playbooks_digest() -> str:
@@ -129,16 +129,25 @@ def playbooks_digest() -> str:
     return bundled.tree_digest("playbooks", "checks")
 
 
+def runs(target: Target) -> list[str]:
+    """The runs that the host's own journal knows, oldest first."""
+    if not target.host.installed():
+        return []
+    return [str(entry["run"]) for entry in target.host.call("journal", "list")["runs"]]
+
+
 def latest(target: Target) -> Migration | None:
     """The latest migration in the host's own journal, None where there is none."""
-    if not target.host.installed():
+    known = runs(target)
+    if not known:
         return None
-    runs = target.host.call("journal", "list")["runs"]
-    if not runs:
-        return None
-    run = str(runs[-1]["run"] if isinstance(runs[-1], dict) else runs[-1])
-    records = parse(HostctlJournal(target.host).read(run))
-    return Migration(run, tuple(records)) if records else None
+    records = parse(HostctlJournal(target.host).read(known[-1]))
+    return Migration(known[-1], tuple(records)) if records else None
+
+
+def used_by(target: Target, plan: Plan) -> str:
+    """The run that used this plan, "" where none did: a plan is used once."""
+    return next((run for run in runs(target) if run.endswith(f"-{plan.id[:8]}")), "")
 
 
 def run_id(plan: Plan) -> str:
@@ -221,7 +230,7 @@ def _switch(target: Target, settings: Settings, run: str) -> str:
     try:
         if not saved.exists():
             keep_facts(target, run, discover(target))
-        return planning.switch_config(settings, json.loads(saved.read_text(encoding="utf-8")))
+        return planner.switch_config(settings, json.loads(saved.read_text(encoding="utf-8")))
     except MigrateError as error:
         target.say(f"the switch's configuration cannot be made: {error}")
         return ""

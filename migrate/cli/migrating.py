@@ -1,15 +1,16 @@
-"""The commands that migrate: plan, show, apply, continue, rollback, retire."""
+"""The commands that migrate: apply, continue, rollback, retire."""
 
 from __future__ import annotations
 
-import json
+import difflib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,52 +31,20 @@ from migrate.cli.app import (
     app,
 )
 from migrate.cli.output import Output
+from migrate.cli.planning import read_plan
 from migrate.cli.planview import as_text
 from migrate.context import Run, Stop
 from migrate.errors import Declined, Held, MigrateError, Refused, UsageError
+from migrate.facts import fact
 from migrate.phases import NAMES, PHASES
 from migrate.plan import Plan
 from migrate.session import Migration, Target
 
 _GROUP = "Migrate"
-_PENDING = 2
-
-
-@app.command(rich_help_panel=_GROUP)
-def plan(
-    host: HostOption,
-    inventory: InventoryOption = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Save the plan to this file.")] = None,
-    detailed_exitcode: Annotated[
-        bool, typer.Option("--detailed-exitcode", help="Exit 2 when changes are pending.")
-    ] = False,
-    vault: VaultOption = None,
-    as_json: JsonOption = False,
-) -> int:
-    """Show what would change on a host, why, for how long, and how it is undone. Writes nothing on the host.
-
-    Example: migrate plan --host gpu01 -o gpu01.plan.json
-    """
-    output = Output(as_json=as_json)
-    with session.target(host, inventories.find(inventory, vault), STATE, output.say) as target:
-        output.say(f"reading the facts of {host}")
-        made = session.make_plan(target, session.discover(target))
-    if out:
-        out.touch(mode=0o600)
-        out.write_text(made.text() + "\n", encoding="utf-8")
-    output.result("plan", {"plan": made.as_json()}, as_text(made) + (f"\nsaved: {out}" if out else ""))
-    return _PENDING if detailed_exitcode else 0
-
-
-@app.command(rich_help_panel=_GROUP)
-def show(file: Annotated[Path, typer.Argument(help="A saved plan.")], as_json: JsonOption = False) -> None:
-    """Show a saved plan, also one that is expired or used.
-
-    Example: migrate show gpu01.plan.json
-    """
-    output = Output(as_json=as_json)
-    saved = _read_plan(file)
-    output.result("plan", {"plan": saved.as_json()}, as_text(saved))
+AcceptOption = Annotated[
+    list[str] | None,
+    typer.Option("--accept-drift", metavar="KEY", help="Take this fact as it is now; journaled. Repeatable."),
+]
 
 
 @app.command(rich_help_panel=_GROUP)
@@ -85,6 +54,7 @@ def apply(
     inventory: InventoryOption = None,
     through: Annotated[str, typer.Option(help=f"Stop after this phase: {', '.join(NAMES)}.")] = NAMES[-1],
     yes: YesOption = False,
+    accept_drift: AcceptOption = None,
     state_dir: StateOption = STATE,
     vault: VaultOption = None,
     as_json: JsonOption = False,
@@ -94,7 +64,7 @@ def apply(
     Example: migrate apply --host gpu01
     """
     output = Output(as_json=as_json)
-    saved = _read_plan(file) if file else None
+    saved = read_plan(file) if file else None
     name = host or (saved.host if saved else "")
     if not name:
         raise UsageError("which host?", advice="migrate apply PLAN, or migrate apply --host HOST")
@@ -106,12 +76,14 @@ def apply(
             return
         facts = session.discover(target)
         chosen = saved or session.make_plan(target, facts)
-        _refuse_unusable(chosen, saved, facts, name)
-        if not saved:
+        accepted = _accepted(accept_drift, chosen, facts)
+        if saved:
+            _refuse_unusable(saved, facts, accepted, f"migrate apply {file}")
+        else:
             _approve(chosen, name, output, yes=yes)
         run = session.run_id(chosen)
         session.keep_facts(target, run, facts)
-        _forward(target, chosen, run, through, output, "apply")
+        _forward(target, chosen, Going(run, through, "apply", accepted), output)
 
 
 @app.command("continue", rich_help_panel=_GROUP)
@@ -119,6 +91,7 @@ def continue_(
     host: HostOption,
     inventory: InventoryOption = None,
     through: Annotated[str, typer.Option(help="Stop after this phase.")] = NAMES[-1],
+    accept_drift: AcceptOption = None,
     state_dir: StateOption = STATE,
     vault: VaultOption = None,
     as_json: JsonOption = False,
@@ -133,7 +106,8 @@ def continue_(
         migration = _latest(target)
         if migration is None or migration.result:
             raise Refused(f"{host} has no unfinished migration", advice=f"migrate plan --host {host}")
-        _forward(target, migration.plan, migration.run, through, output, "continue")
+        accepted = _accepted(accept_drift, migration.plan, session.discover(target)) if accept_drift else {}
+        _forward(target, migration.plan, Going(migration.run, through, "continue", accepted), output)
 
 
 @app.command(rich_help_panel=_GROUP)
@@ -190,10 +164,21 @@ def retire(
         _report(target, migration.run, output, "retire")
 
 
-def _forward(target: Target, plan: Plan, run: str, through: str, output: Output, verb: str) -> None:
-    with _opened(target, plan, run, verb) as opened:
-        running.forward(opened, through)
-    _report(target, run, output, verb)
+@dataclass(frozen=True, slots=True)
+class Going:
+    """A way forward: the run, its last phase, the command's word, and the facts accepted in place of the plan's."""
+
+    run: str
+    through: str
+    verb: str
+    accepted: Mapping[str, Any]
+
+
+def _forward(target: Target, plan: Plan, going: Going, output: Output) -> None:
+    with _opened(target, plan, going.run, going.verb) as opened:
+        running.accept_drift(opened, going.accepted)
+        running.forward(opened, going.through)
+    _report(target, going.run, output, going.verb)
 
 
 @contextmanager
@@ -248,8 +233,11 @@ def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
             f"{target.name} has an unfinished migration, {migration.run}",
             advice=f"migrate continue --host {target.name}, or migrate rollback --host {target.name}",
         )
-    if saved and migration.plan.id == saved.id:
-        raise Refused("this plan was used and rolled back", advice=f"make a new one: migrate plan --host {target.name}")
+    if saved and (used := session.used_by(target, saved)):
+        raise Refused(
+            f"this plan was used, by run {used}, and rolled back",
+            advice=f"make a new one: migrate plan --host {target.name}",
+        )
     return False
 
 
@@ -267,17 +255,24 @@ def _refuse_through(through: str) -> None:
         )
 
 
-def _refuse_unusable(chosen: Plan, saved: Plan | None, facts: dict[str, object], name: str) -> None:
-    if not saved:
-        return
-    planning.refuse_expired(chosen, session.now())
-    if chosen.playbooks != session.playbooks_digest():
-        raise Refused("the plan was made with other playbooks", advice=f"make a new one: migrate plan --host {name}")
-    moved = planning.drift(chosen, facts)
-    if moved:
-        raise Refused(
-            f"{name} is no longer as planned: {'; '.join(moved)}", advice=f"make a new one: migrate plan --host {name}"
-        )
+def _accepted(keys: Sequence[str] | None, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The present value of every accepted key. Raises UsageError for one that the plan does not rely on."""
+    relied_on = [predicate.key for predicate in plan.read_set]
+    for key in keys or ():
+        if key not in relied_on:
+            near = difflib.get_close_matches(key, relied_on, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"--accept-drift {key}: the plan does not rely on it{hint}", advice="migrate show PLAN")
+    return {key: fact(facts, key) for key in keys or ()}
+
+
+def _refuse_unusable(saved: Plan, facts: Mapping[str, Any], accepted: Mapping[str, Any], command: str) -> None:
+    again = f"migrate plan --host {saved.host}"
+    planning.refuse_expired(saved, session.now())
+    if saved.playbooks != session.playbooks_digest():
+        raise Refused("the plan was made with other playbooks", advice=f"make a new one: {again}")
+    moved = planning.drift(saved, facts, accepted=accepted)
+    planning.refuse_drift(moved, saved.host, command, otherwise=f"plan again: {again}")
 
 
 def _approve(chosen: Plan, name: str, output: Output, *, yes: bool) -> None:
@@ -317,12 +312,3 @@ def _report(target: Target, run: str, output: Output, verb: str) -> None:
 
 def _retired_text(removed: Mapping[str, object]) -> str:
     return "\n".join(f"{what}: {value}" for what, value in removed.items())
-
-
-def _read_plan(file: Path) -> Plan:
-    try:
-        return planning.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{file} is not a plan: {error}", advice="make one: migrate plan --host HOST -o FILE"
-        ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import time
 from pathlib import Path
 
@@ -40,7 +42,6 @@ def start(client: docker.DockerClient, image: str, lab: Path, storage: Path, key
     if old is not None:
         old.remove(force=True)
     storage.mkdir(parents=True, exist_ok=True)
-    configuration = lab / "images" / "registry.yml"
     container = client.containers.create(
         image,
         ["docker-registry", "serve", "/registry.yml"],
@@ -49,14 +50,23 @@ def start(client: docker.DockerClient, image: str, lab: Path, storage: Path, key
         labels={names.LABEL: names.LABEL_VALUE, names.LABEL_CONTENT: key},
         volumes={
             str(storage): {"bind": "/var/lib/docker-registry", "mode": "rw"},
-            str(configuration): {"bind": "/registry.yml", "mode": "ro"},
         },
         ports={f"{names.REGISTRY_PORT}/tcp": (names.ADDRESS, names.REGISTRY_PORT)},
         restart_policy={"Name": "unless-stopped"},
     )
+    # A copy, not a mount: the registry must start again when the clone that made it is gone.
+    container.put_archive("/", _archive(lab / "images" / "registry.yml"))
     client.networks.get(names.NETWORK).connect(container, aliases=[names.REGISTRY_ALIAS])
     container.start()
     _wait()
+
+
+def _archive(file: Path) -> bytes:
+    """A tar archive of one file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(file, arcname=file.name)
+    return buffer.getvalue()
 
 
 def _wait() -> None:

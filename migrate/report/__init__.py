@@ -8,9 +8,9 @@ from pathlib import Path
 from migrate.journal import replace
 from migrate.report.build import build
 from migrate.report.junit import render_junit
-from migrate.report.render import render_html, render_markdown
+from migrate.report.render import render_html, render_markdown, render_plan, seconds
 
-__all__ = ["build", "render_html", "render_junit", "render_markdown", "write"]
+__all__ = ["build", "seconds", "render_html", "render_junit", "render_markdown", "render_plan", "write"]
 
 
 def write(run_dir: Path) -> dict[str, Path]:

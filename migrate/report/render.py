@@ -19,13 +19,19 @@ NO_EXPECTATIONS = "none declared in the inventory"
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The report as one HTML page; every value in it is escaped."""
+    return _page("report.html.j2", report=report, no_witness=NO_WITNESS, no_expectations=NO_EXPECTATIONS)
+
+
+def render_plan(plan: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """A plan as one HTML page; `summary` is `migrate.summary.of` of the same plan."""
+    return _page("plan.html.j2", plan=plan, summary=summary, no_expectations=NO_EXPECTATIONS)
+
+
+def _page(template: str, **values: Any) -> str:
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(seconds=seconds, slug=_slug, value=_value, short=_short, moment=_moment)
-    page = environment.get_template("report.html.j2").render(
-        report=report, no_witness=NO_WITNESS, no_expectations=NO_EXPECTATIONS
-    )
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page) + "\n"
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", environment.get_template(template).render(values)) + "\n"
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:

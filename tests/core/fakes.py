@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from migrate import plan as planning
+from migrate import planner
 from migrate import settings as settings_module
 from migrate.context import Run
 from migrate.gate import Outcome, Verdict
@@ -65,6 +65,7 @@ def facts() -> dict[str, Any]:
         "model_repository": {"exists": True, "bytes": 1 << 20, "digest": "a" * 64},
         "weights": {"exists": True, "bytes": 1 << 20, "digest": "b" * 64},
         "vllm_image": {"digest": "sha256:" + "c" * 64},
+        "listening": [],
         "nginx": {"main": "/etc/nginx/nginx.conf", "files": {"/etc/nginx/nginx.conf": NGINX}},
     }
 
@@ -152,7 +153,7 @@ def plan(**changed: Any) -> Plan:
     """A plan made from the facts above."""
     from datetime import UTC, datetime
 
-    return planning.make("gpu01", settings(**changed), facts(), "t" * 64, datetime(2026, 1, 1, tzinfo=UTC))
+    return planner.make("gpu01", settings(**changed), facts(), "t" * 64, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def run(directory: Path, host: FakeHost, playbooks: FakePlaybooks, **changed: Any) -> Run:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate import plan as planning
+from migrate import planner
 from migrate.errors import GateFailed, Refused
 
 from .fakes import facts, plan, settings
@@ -37,7 +39,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 )
 def test_a_host_that_cannot_be_migrated_is_refused_by_setting(path: str, value: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        planning.make("gpu01", settings(), changed(path, value), "t", NOW)
+        planner.make("gpu01", settings(), changed(path, value), "t", NOW)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +54,8 @@ def test_a_host_that_cannot_be_migrated_is_refused_by_setting(path: str, value: 
     ],
 )
 def test_drift_is_seen_and_named(path: str, value: Any) -> None:
-    lines = planning.drift(plan(), changed(path, value))
-    assert len(lines) == 1
-    assert lines[0].split(":")[0] in {path, "nginx.digest"}
+    moved = planning.drift(plan(), changed(path, value))
+    assert [drift.key for drift in moved] == [{"nginx.files": "nginx.digest"}.get(path, path)]
 
 
 def test_less_free_disk_than_needed_is_drift_and_a_little_less_is_not() -> None:
@@ -65,6 +66,51 @@ def test_less_free_disk_than_needed_is_drift_and_a_little_less_is_not() -> None:
 
 def test_a_silent_registry_is_left_to_the_phases_that_need_it() -> None:
     assert not planning.drift(plan(), changed("vllm_image.digest", None))
+
+
+def test_what_a_phase_of_this_run_changed_is_no_drift_after_it_and_is_before() -> None:
+    taken = facts()
+    taken["listening"] = [{"address": "127.0.0.1", "port": 18000, "process": "docker-proxy"}]
+    taken["vllm_image"]["digest"] = "sha256:" + "d" * 64
+    made = plan()
+    assert {drift.key for drift in planning.drift(made, taken)} == {"ports.18000", "vllm_image.digest"}
+    assert not planning.drift(made, taken, passed={"stage", "deploy"})
+
+
+def test_a_port_that_was_taken_is_left_to_preflight() -> None:
+    taken = facts()
+    taken["listening"] = [{"address": "127.0.0.1", "port": 18000, "process": "python3"}]
+    made = planner.make("gpu01", settings(), taken, "t", NOW)
+    assert not [predicate for predicate in made.read_set if predicate.key == "ports.18000"]
+
+
+def test_an_accepted_drift_is_none_until_the_value_moves_again() -> None:
+    made, moved = plan(), changed("model_repository.digest", "0" * 64)
+    accepted = {"model_repository.digest": "0" * 64}
+    assert not planning.drift(made, moved, accepted=accepted)
+    moved["model_repository"]["digest"] = "1" * 64
+    assert planning.drift(made, moved, accepted=accepted)
+
+
+def test_drift_is_refused_with_a_diff_and_the_line_to_paste() -> None:
+    moved = planning.drift(plan(), changed("os.version_id", "22.04"))
+    with pytest.raises(Refused) as refused:
+        planning.refuse_drift(moved, "gpu01", "migrate apply p.json", otherwise="plan again")
+    assert "- 24.04\n    + 22.04" in str(refused.value)
+    assert "migrate apply p.json --accept-drift os.version_id" in refused.value.advice
+
+
+def test_a_plan_of_an_older_schema_still_leads_back() -> None:
+    data = json.loads(plan().text())
+    for name in ("translation", "findings", "memory", "clients", "expectations", "id"):
+        del data[name]
+    data |= {"schema": 1, "tool_version": "0.0.1"}
+    for phase in data["phases"]:
+        phase["steps"] = [{key: step[key] for key in step if key != "kind"} for step in phase["steps"]]
+    data["id"] = hashlib.sha256(planning.canonical(data).encode()).hexdigest()
+    with pytest.raises(Refused, match="of version 0.0.1"):
+        planning.from_json(data)
+    assert planning.from_json(data, any_version=True).host == "gpu01"
 
 
 def test_a_saved_plan_reads_back() -> None:

@@ -112,6 +112,16 @@ def test_drift_before_cutover_is_refused_and_nothing_moves(tmp_path: Path) -> No
     assert "cutover" not in playbooks.ran
 
 
+def test_drift_that_the_operator_accepted_is_journaled_and_the_run_goes_on(tmp_path: Path) -> None:
+    host, playbooks = FakeHost(), FakePlaybooks()
+    playbooks.facts["model_repository"]["digest"] = "e" * 64
+    going = run(tmp_path, host, playbooks)
+    running.accept_drift(going, {"model_repository.digest": "e" * 64})
+    running.forward(going)
+    assert running.accepted_drift(going.journal.records) == {"model_repository.digest": "e" * 64}
+    assert host.percent == 100
+
+
 def test_a_lost_lease_stops_before_the_next_phase(tmp_path: Path) -> None:
     going = run(tmp_path, FakeHost(), FakePlaybooks())
     going.lease.lost.set()

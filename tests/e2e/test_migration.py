@@ -23,7 +23,13 @@ SHORT = {
 
 def witness(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
     command = [lab.command, "witness", "--host", "gpu01", "--clients", "8", "--json", *arguments]
-    return subprocess.Popen(command, cwd=lab.directory, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=lab.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stderr is not None
+    while "clients against" not in process.stderr.readline():
+        assert process.poll() is None
+    return process
 
 
 def secret(lab: Lab) -> str:
@@ -73,7 +79,7 @@ def test_there_and_back_without_a_failed_request(changed_lab: Lab) -> None:
 
 def test_the_witness_reports_an_outage(lab: Lab) -> None:
     watching = witness(lab, "--duration", "8")
-    time.sleep(4)
+    time.sleep(2)
     lab.on_host("systemctl stop nginx && docker pause triton-triton-1")
     time.sleep(2)
     lab.on_host("docker unpause triton-triton-1 && systemctl start nginx")

@@ -1,0 +1,63 @@
+"""Reads single values out of what `discover` found on a host, those that are computed from several facts too. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+FREE = "free"
+
+
+def fact(facts: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key (`triton.container.image_id`, `ports.18000`), None where any part is missing."""
+    if key in _COMPUTED:
+        return _COMPUTED[key](facts)
+    head, _, rest = key.partition(".")
+    if head == "ports":
+        return port_user(facts, int(rest))
+    value: Any = facts
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def port_user(facts: Mapping[str, Any], port: int) -> str | None:
+    """Who listens on a TCP port: the process's name, `free`, or None where the sockets could not be read."""
+    listening = facts.get("listening")
+    if listening is None:
+        return None
+    users = [str(entry.get("process") or "unknown process") for entry in listening if entry["port"] == port]
+    return ", ".join(sorted(set(users))) or FREE
+
+
+def digest(value: Any) -> str | None:
+    """sha256 of a value's canonical JSON, None for an empty one."""
+    if not value:
+        return None
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _gpu_names(facts: Mapping[str, Any]) -> list[str]:
+    return [str(gpu["name"]) for gpu in facts.get("gpus") or []]
+
+
+def _gpu_free(facts: Mapping[str, Any]) -> int | None:
+    """Free bytes of the fullest card, None without one."""
+    return min((int(gpu["memory_free"]) for gpu in facts.get("gpus") or []), default=None)
+
+
+def _container_spec(facts: Mapping[str, Any]) -> str | None:
+    container = (facts.get("triton") or {}).get("container") or {}
+    return digest({key: container.get(key) for key in ("command", "env_hashes", "mounts", "ports")})
+
+
+_COMPUTED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "nginx.digest": lambda facts: digest((facts.get("nginx") or {}).get("files")),
+    "triton.configs.digest": lambda facts: digest((facts.get("triton") or {}).get("configs")),
+    "triton.container.spec": _container_spec,
+    "gpus.names": _gpu_names,
+    "gpus.free": _gpu_free,
+}

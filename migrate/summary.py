@@ -1,0 +1,63 @@
+"""What a person asks of a plan first: what changes, for how long, what clients notice, and the way back.
+
+Pure; the text on the terminal and the HTML page are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from migrate.plan import Plan, Step
+
+# The order in which kinds of things are shown, with their headings.
+KINDS: Mapping[str, str] = {
+    "package": "packages",
+    "image": "images",
+    "container": "containers",
+    "file": "files",
+    "port": "ports",
+    "route": "routes",
+    "unit": "units",
+}
+
+
+def of(plan: Plan) -> dict[str, Any]:
+    """JSON types: `changes` is a list of (heading, [(phase, step with its sign)])."""
+    return {
+        "estimate_s": sum(phase.estimate_s for phase in plan.phases),
+        "gap": "none",
+        "gap_detail": "new connections move, open ones end by themselves",
+        "no_return": "`migrate retire` is a command of its own, and shows what goes",
+        "changes": changes(plan),
+        "way_back": way_back(plan.host),
+    }
+
+
+def changes(plan: Plan) -> list[tuple[str, list[tuple[str, dict[str, str]]]]]:
+    """Every step, grouped by the kind of thing that it changes."""
+    grouped: dict[str, list[tuple[str, dict[str, str]]]] = {heading: [] for heading in KINDS.values()}
+    for phase in plan.phases:
+        for step in phase.steps:
+            grouped.setdefault(KINDS.get(step.kind, "other"), []).append((phase.phase, _shown(step)))
+    return [(heading, steps) for heading, steps in grouped.items() if steps]
+
+
+def way_back(host: str) -> list[tuple[str, str]]:
+    """The recipe, from the fastest to the most thorough."""
+    return [
+        ("traffic to Triton, seconds", f"migrate rollback --host {host}"),
+        ("vLLM, gateway and switch go too", f"migrate rollback --host {host} --to before-deploy"),
+        ("without this tool, on the host", "sudo /var/lib/migrate/back"),
+    ]
+
+
+def _shown(step: Step) -> dict[str, str]:
+    return {
+        "sign": "+" if step.before == "absent" else "=" if step.before == step.after else "~",
+        "what": step.what,
+        "before": step.before,
+        "after": step.after,
+        "why": step.why,
+        "impact": step.impact,
+    }
