@@ -36,4 +36,4 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 STATE = Path("runs")
 
-from migrate.cli import inspecting, lab, measuring, migrating, planning  # noqa: E402, F401 - they register their commands
+from migrate.cli import fit, inspecting, lab, measuring, migrating, planning  # noqa: E402, F401 - they register their commands
