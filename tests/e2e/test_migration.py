@@ -23,12 +23,11 @@ SHORT = {
 
 def witness(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
     command = [lab.command, "witness", "--host", "gpu01", "--clients", "8", "--json", *arguments]
-    process = subprocess.Popen(
-        command, cwd=lab.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stderr is not None
-    while "clients against" not in process.stderr.readline():
-        assert process.poll() is None
+    process = subprocess.Popen(command, cwd=lab.directory, stdout=subprocess.PIPE, text=True, bufsize=1)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "clients against" in line:
+            break
     return process
 
 
