@@ -73,7 +73,7 @@ PHASES = (
         "stage",
         "fetches the vLLM image by digest, builds the gateway's on it, copies and verifies the weights",
         Class.ADDITIVE,
-        checks=("image_present", "weights_verified"),
+        checks=("image_present", "vllm_flags", "weights_verified"),
         undo="undo_stage",
         estimate_s=60,
     ),

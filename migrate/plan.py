@@ -108,7 +108,10 @@ class Plan:
     findings: tuple[Mapping[str, Any], ...] = ()
     memory: Mapping[str, Any] | None = None
     clients: tuple[Mapping[str, Any], ...] = ()
+    client_notes: tuple[str, ...] = ()
     expectations: tuple[Mapping[str, Any], ...] = ()
+    gap_there_s: float = 0.0
+    gap_back_s: float = 0.0
     id: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -203,7 +206,7 @@ def _id(data: Mapping[str, Any]) -> str:
 
 def _parsed(data: Mapping[str, Any]) -> Plan:
     phases = tuple(PhasePlan(**{**p, "steps": tuple(_step(s) for s in p["steps"])}) for p in data["phases"])
-    lists = ("routes_kept", "translation", "findings", "clients", "expectations")
+    lists = ("routes_kept", "translation", "findings", "clients", "client_notes", "expectations")
     tuples = {name: tuple(data[name]) for name in lists if name in data}
     return Plan(**{**data, **tuples, "phases": phases, "read_set": tuple(Predicate(**p) for p in data["read_set"])})
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from migrate import __version__, plan, steps, switch
+from migrate import __version__, plan, sizing, steps, switch
+from migrate import engine as engines
+from migrate.census import as_dicts, census, notes
 from migrate.errors import GateFailed, Refused
 from migrate.facts import FREE, fact
 from migrate.phases import PHASES
@@ -14,6 +17,7 @@ from migrate.plan import PhasePlan, Plan, Predicate
 from migrate.settings import Settings
 
 _GIB = 1024**3
+_UTILIZATION = "gpu-memory-utilization"
 Facts = Mapping[str, Any]
 
 # What a plan relies on and no phase changes; `_changed` holds the rest.
@@ -38,6 +42,12 @@ _STEADY = (
 def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datetime) -> Plan:
     """Compute the plan. Raises Refused where the host cannot be migrated as it is."""
     refuse_unfit(settings, facts)
+    engine = engines.engine(settings, facts)
+    settings = _started_with(settings, engine.flags, engine.environment)
+    sized = sizing.size(settings, facts)
+    if sized.utilization:
+        settings = _started_with(settings, {_UTILIZATION: sized.utilization}, {})
+    models = engines.sized(engine.models, list(settings.triton.models), sized.utilization, sized.reason)
     return plan.identified(
         Plan(
             schema=plan.SCHEMA,
@@ -45,17 +55,25 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
             host=host,
             created=plan.stamp(now),
             expires=plan.stamp(now + timedelta(hours=settings.migrate.plan_expiry_h)),
-            strategy="side-by-side",
-            strategy_reason=_strategy_reason(settings, facts),
+            strategy=sized.strategy,
+            strategy_reason=sized.reason,
+            gap_there_s=sized.gap_there_s,
+            gap_back_s=sized.gap_back_s,
             settings=settings.flat(),
             playbooks=playbooks,
             vllm_image_digest=str(facts["vllm_image"]["digest"]),
-            read_set=_read_set(settings, facts),
+            read_set=_read_set(settings, facts, sized),
             phases=tuple(
                 PhasePlan(p.name, p.does, p.kind, p.estimate_s, p.undo, steps.of(p.name, settings, facts))
                 for p in PHASES
             ),
             routes_kept=tuple(kept_routes(settings, facts)),
+            translation=tuple(engines.as_json(model) for model in models),
+            findings=tuple(asdict(finding) for finding in engine.findings),
+            memory=sized.memory,
+            clients=tuple(as_dicts(census(facts, settings))),
+            client_notes=tuple(notes(facts, settings)),
+            expectations=sizing.judged(settings, facts),
         )
     )
 
@@ -96,10 +114,19 @@ def kept_routes(settings: Settings, facts: Facts) -> list[str]:
     return [route.name for route in switch.routes(nginx["files"], main=main, settings=settings) if not route.moved]
 
 
-def _read_set(settings: Settings, facts: Facts) -> tuple[Predicate, ...]:
+def _started_with(settings: Settings, flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """The settings with what vLLM is started with on top."""
+    args, variables = {**settings.vllm.args, **flags}, {**settings.vllm.environment, **environment}
+    vllm = settings.vllm.model_copy(update={"args": args, "environment": variables})
+    return settings.model_copy(update={"vllm": vllm})
+
+
+def _read_set(settings: Settings, facts: Facts, sized: sizing.Sizing) -> tuple[Predicate, ...]:
     steady = [Predicate(key, "==", fact(facts, key), fact(facts, key)) for key in _STEADY]
     known = [predicate for predicate in steady if predicate.value is not None]
-    return (*known, *_changed(settings, facts))
+    share = sized.memory["bytes"]["share"] if sized.memory and sized.strategy == "side-by-side" else 0
+    free = [Predicate("gpus.free", ">=", share, fact(facts, "gpus.free"), "deploy")] if share else []
+    return (*known, *free, *_changed(settings, facts))
 
 
 def _changed(settings: Settings, facts: Facts) -> list[Predicate]:
@@ -120,10 +147,3 @@ def _disk_needed(facts: Facts) -> int:
     repository = int(fact(facts, "model_repository.bytes") or 0)
     weights = int(fact(facts, "weights.bytes") or 0)
     return max(_GIB, (repository + weights) * 6 // 5)
-
-
-def _strategy_reason(settings: Settings, facts: Facts) -> str:
-    gpus = facts.get("gpus") or []
-    if not gpus:
-        return f"no GPU: both run on the CPU, vLLM within {settings.vllm.memory_limit} of memory"
-    return f"{len(gpus)} GPU(s): vLLM starts beside Triton within the memory that is left"

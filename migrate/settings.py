@@ -9,14 +9,15 @@ import difflib
 import re
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrate.errors import SettingsError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n]*$")]
+Scalar = str | int | float | bool
 FlagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -55,7 +56,7 @@ class Vllm(_Section):
     weights_path: AbsolutePath = "/var/lib/migrate/weights/model"
     served_model_name: str
     port: Port = 18000
-    args: dict[FlagName, str | int | float | bool] = {}
+    args: dict[FlagName, Scalar | list[Scalar]] = {}
     environment: dict[VariableName, str] = {}
     memory_limit: str = Field("64g", pattern=r"^[0-9]+[kmg]$")
     cpu_limit: float = Field(8.0, gt=0)
@@ -134,12 +135,39 @@ class Accepted(_Section):
     expires: date
 
 
+class Expectation(_Section):
+    """What somebody promised of vLLM on this host. `context` tokens are cached already, `prompt` tokens are to come,
+    `streams` requests run at once; `tokens_per_s` counts all of them."""
+
+    by: str = Field(min_length=1)
+    tokens_per_s: float | None = Field(None, gt=0)
+    ttft_s: float | None = Field(None, gt=0)
+    joules_per_token: float | None = Field(None, gt=0)
+    context: int = Field(0, ge=0)
+    prompt: int = Field(1, ge=1)
+    streams: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _promises_something(self) -> Self:
+        if self.tokens_per_s is None and self.ttft_s is None and self.joules_per_token is None:
+            raise ValueError("tokens_per_s, ttft_s or joules_per_token must be there")
+        return self
+
+
 class Migrate(_Section):
-    """How this host is reached by its clients, and what the operator accepts."""
+    """How this host is reached by its clients, what was promised, and what the operator accepts."""
 
     public_http_url: str = Field(pattern=r"^https?://[^/]+$")
     accept_inconclusive: dict[str, str] = {}
     plan_expiry_h: int = Field(72, ge=1)
+    expectations: list[Expectation] = []
+
+
+class Census(_Section):
+    """How long the plan looks for clients: back in the access logs, and at open connections (0: one look)."""
+
+    window_s: int = Field(86400, ge=60)
+    watch_s: int = Field(0, ge=0, le=600)
 
 
 class Retire(_Section):
@@ -161,6 +189,7 @@ class Settings(_Section):
     parity: Parity
     performance: Performance
     soak: Soak
+    census: Census
     retire: Retire
 
     def flat(self) -> dict[str, Any]:

@@ -26,12 +26,19 @@ def of(plan: Plan) -> dict[str, Any]:
     """JSON types: `changes` is a list of (heading, [(phase, step with its sign)])."""
     return {
         "estimate_s": sum(phase.estimate_s for phase in plan.phases),
-        "gap": "none",
-        "gap_detail": "new connections move, open ones end by themselves",
+        **_gap(plan),
         "no_return": "`migrate retire` is a command of its own, and shows what goes",
         "changes": changes(plan),
+        "fates": {model["model"]: fate(model, plan) for model in plan.translation},
         "way_back": way_back(plan.host),
     }
+
+
+def _gap(plan: Plan) -> dict[str, str]:
+    if not plan.gap_there_s:
+        return {"gap": "none", "gap_detail": "new connections move, open ones end by themselves"}
+    there, back = f"about {plan.gap_there_s:.0f} s there", f"{plan.gap_back_s:.0f} s back"
+    return {"gap": f"{there}, {back}", "gap_detail": "Triton stops before vLLM starts; nobody answers meanwhile"}
 
 
 def changes(plan: Plan) -> list[tuple[str, list[tuple[str, dict[str, str]]]]]:
@@ -50,6 +57,13 @@ def way_back(host: str) -> list[tuple[str, str]]:
         ("vLLM, gateway and switch go too", f"migrate rollback --host {host} --to before-deploy"),
         ("without this tool, on the host", "sudo /var/lib/migrate/back"),
     ]
+
+
+def fate(model: Mapping[str, Any], plan: Plan) -> str:
+    """What becomes of a model that Triton serves: `moves`, or why it stays."""
+    if not model["moves"]:
+        return str(model["why_not"])
+    return "moves" if model["model"] in plan.settings["triton_models"] else "it could move: it is not in triton_models"
 
 
 def _shown(step: Step) -> dict[str, str]:

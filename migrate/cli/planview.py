@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from migrate import summary
+from migrate import census, summary
+from migrate.census import Client
 from migrate.plan import Plan
 from migrate.report import seconds
 
@@ -19,10 +20,10 @@ def as_text(plan: Plan) -> str:
             f"made {plan.created}, expires {plan.expires}, about {seconds(seen['estimate_s'])}",
             *_changes(seen["changes"]),
             *_phases(plan),
-            *_translation(plan.translation),
+            *_translation(plan),
             *_section("settings to look at", [_finding(finding) for finding in plan.findings]),
             *_section("memory", str((plan.memory or {}).get("text", "")).splitlines()),
-            *_section("clients", [_client(client) for client in plan.clients]),
+            *_section("clients", _clients(plan)),
             *_section("expectations", [_expectation(one) for one in plan.expectations]),
             "",
             f"service gap:        {seen['gap']}: {seen['gap_detail']}",
@@ -56,18 +57,30 @@ def _phases(plan: Plan) -> list[str]:
     return ["", "phases", *rows]
 
 
-def _translation(models: Sequence[Mapping[str, Any]]) -> list[str]:
+def _translation(plan: Plan) -> list[str]:
+    """A block for each model that moves, a line for each that stays; what changes nothing is only counted."""
+    moving = [model for model in plan.translation if summary.fate(model, plan) == "moves"]
     lines = []
-    for model in models:
-        head = "moves" if model["moves"] else f"stays on Triton: {model['why_not']}"
-        lines += ["", f"Triton's settings of {model['model']} ({model['backend']}): {head}"]
-        entries = model["entries"] if model["moves"] else ()
-        lines += [_entry(entry) for entry in entries if entry["outcome"] != "dropped"]
-        dropped = sum(entry["outcome"] == "dropped" for entry in entries)
-        lines += (
-            [f"  and {dropped} without a counterpart; --json and --html give the reason of each"] if dropped else []
-        )
-    return lines
+    for model in moving:
+        shown = [entry for entry in model["entries"] if _is_telling(entry, model)]
+        lines += ["", f"Triton's settings of {model['model']} ({model['backend']} backend)", *map(_entry, shown)]
+        lines += [f"    note: {_short(note, 200)}" for note in model["notes"]]
+        rest = len(model["entries"]) - len(shown)
+        lines += [f"    and {rest} fields that change nothing here; --html and --json have the reason of each"]
+    stay = [
+        f"{model['model']} ({model['backend']}): {summary.fate(model, plan)}"
+        for model in plan.translation
+        if model not in moving
+    ]
+    return lines + _section("models that stay on Triton", stay)
+
+
+def _is_telling(entry: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    """Whether an entry says something of vLLM's start, or is a loss; what the inventory decides is told once."""
+    decided = {other["target"] for other in model["entries"] if other["source"].startswith("vllm_args.")}
+    if entry["target"] in decided:
+        return bool(entry["source"].startswith("vllm_args."))
+    return bool(entry["outcome"] == "lossy" or entry["target"].startswith(("--", "env ")))
 
 
 def _entry(entry: Mapping[str, Any]) -> str:
@@ -82,18 +95,22 @@ def _finding(finding: Mapping[str, Any]) -> str:
     )
 
 
-def _client(client: Mapping[str, Any]) -> str:
-    return " · ".join(f"{value}" for value in client.values() if value not in (None, ""))
+def _clients(plan: Plan) -> list[str]:
+    names = Client.__dataclass_fields__
+    rows = [Client(**{name: row[name] for name in names}) for row in plan.clients]
+    return census.as_text(rows, plan.client_notes).splitlines()
 
 
 def _expectation(expectation: Mapping[str, Any]) -> str:
-    return " · ".join(f"{value}" for value in expectation.values() if value not in (None, ""))
+    promised = f"{expectation['promised']:g} {expectation['promise']} ({expectation['by']})"
+    return f"{promised}: {expectation['verdict']}: {expectation['because']}"
 
 
 def _section(heading: str, lines: Sequence[str]) -> list[str]:
     return ["", heading, *(f"  {line}" for line in lines)] if lines else []
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, width: int = 60) -> str:
     text = "" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -45,6 +45,36 @@ http {
 """
 
 
+# Phi-2's config.json, as microsoft/phi-2 publishes it.
+PHI_2: dict[str, Any] = {
+    "architectures": ["PhiForCausalLM"],
+    "model_type": "phi",
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "max_position_embeddings": 2048,
+    "vocab_size": 51200,
+    "torch_dtype": "float16",
+}
+
+# Of the form that Triton answers under /v2/models/MODEL/config.
+TRITON_CONFIG: dict[str, Any] = {
+    "name": "phi2",
+    "backend": "python",
+    "max_batch_size": 8,
+    "input": [{"name": "text_input", "data_type": "TYPE_STRING", "dims": [1]}],
+    "output": [{"name": "text_output", "data_type": "TYPE_STRING", "dims": [1]}],
+    "instance_group": [{"count": 1, "kind": "KIND_GPU", "gpus": [0]}],
+}
+RANKER_CONFIG: dict[str, Any] = {
+    "name": "ranker",
+    "backend": "onnxruntime",
+    "input": [{"name": "ids", "data_type": "TYPE_INT64", "dims": [-1]}],
+    "output": [{"name": "score", "data_type": "TYPE_FP32", "dims": [1]}],
+}
+
+
 def settings(**changed: Any) -> Settings:
     """Valid settings, with some variables changed."""
     return settings_module.load(VARIABLES | changed)
@@ -61,13 +91,35 @@ def facts() -> dict[str, Any]:
             "live": True,
             "container": {"name": "triton-triton-1", "image_id": "sha256:1", "restart_policy": "unless-stopped"},
             "models": [{"name": "phi2", "version": "1", "state": "READY"}],
+            "configs": {"phi2": TRITON_CONFIG, "ranker": RANKER_CONFIG},
         },
         "model_repository": {"exists": True, "bytes": 1 << 20, "digest": "a" * 64},
-        "weights": {"exists": True, "bytes": 1 << 20, "digest": "b" * 64},
+        "weights": {
+            "path": "/srv/triton/models/phi2/1/weights",
+            "exists": True,
+            "bytes": 1 << 20,
+            "digest": "b" * 64,
+            "texts": {"config.json": json.dumps(PHI_2)},
+        },
         "vllm_image": {"digest": "sha256:" + "c" * 64},
         "listening": [],
         "nginx": {"main": "/etc/nginx/nginx.conf", "files": {"/etc/nginx/nginx.conf": NGINX}},
     }
+
+
+def gpu_facts(name: str = "NVIDIA H200", total_mib: int = 143771, triton_mib: int = 10240) -> dict[str, Any]:
+    """The same host with one card, of which Triton's container holds a part."""
+    held = {"pid": 7, "name": "tritonserver", "memory": triton_mib << 20, "container": "triton-triton-1"}
+    card = {
+        "index": 0,
+        "uuid": "GPU-0",
+        "name": name,
+        "compute_capability": "9.0",
+        "memory_total": total_mib << 20,
+        "memory_free": (total_mib - triton_mib - 500) << 20,
+        "processes": [held],
+    }
+    return facts() | {"gpus": [card], "driver": {"version": "580.95.05"}}
 
 
 class FakeHost:

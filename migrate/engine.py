@@ -1,0 +1,173 @@
+"""What vLLM is started with: Triton's own settings, translated, under those of the inventory. Pure.
+
+Every name is held against what the chosen release knows; what the operator wrote wrongly is refused, what only the
+translation wrote is left out and said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from migrate import knowledge, translate
+from migrate.errors import Refused, SettingsError
+from migrate.knowledge import Finding, Severity
+from migrate.settings import Settings
+from migrate.translate import Entry, Outcome, Sure, Translation
+
+Facts = Mapping[str, Any]
+_UTILIZATION = "gpu-memory-utilization"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The one vLLM server: its flags and environment, the translation of every model, and what to look at."""
+
+    flags: Mapping[str, Any]
+    environment: Mapping[str, str]
+    models: tuple[Translation, ...]
+    findings: tuple[Finding, ...]
+
+
+def engine(settings: Settings, facts: Facts) -> Engine:
+    """Compute the engine. Raises Refused for a model that cannot move, SettingsError for a setting that cannot be."""
+    models = translate.translate_all(_served(settings, facts))
+    _refuse_staying(settings, models)
+    translated = _one_engine(settings, models)
+    flags = {**_scalars(translated.flags), **settings.vllm.args}
+    environment = {**translated.environment, **settings.vllm.environment}
+    findings = _findings(settings, facts, flags, environment)
+    wrong = {finding.name for finding in findings if finding.severity is Severity.ERROR}
+    return Engine(
+        {name: value for name, value in flags.items() if name not in wrong},
+        {name: value for name, value in environment.items() if name not in wrong},
+        tuple(_overridden(model, settings) for model in models),
+        (*findings, *_lost_adapters(translated)),
+    )
+
+
+def as_json(model: Translation) -> dict[str, Any]:
+    """A translation as JSON types."""
+    return {**asdict(model), "served_names": list(model.served_names), "notes": list(model.notes)}
+
+
+def sized(
+    models: Sequence[Translation], moving: Sequence[str], utilization: float, why: str
+) -> tuple[Translation, ...]:
+    """The translations of the models that move, with the memory share that the host leaves as an entry of its own."""
+    if not utilization:
+        return tuple(models)
+    entry = Entry("host: free memory", "", Outcome.MAPPED, f"--{_UTILIZATION}", utilization, why, Sure.DERIVED)
+    return tuple(replace(m, entries=(*m.entries, entry)) if m.model in moving else m for m in models)
+
+
+def _served(settings: Settings, facts: Facts) -> list[translate.Source]:
+    """The sources of what Triton serves; what only lies in the repository is nobody's loss."""
+    answered = (facts.get("triton") or {}).get("configs") or {}
+    moving = list(settings.triton.models)
+    return [source for source in translate.sources(facts, moving) if answered.get(source.name) or source.name in moving]
+
+
+def _refuse_staying(settings: Settings, models: Sequence[Translation]) -> None:
+    for model in models:
+        if model.model in settings.triton.models and not model.moves:
+            raise Refused(
+                f"triton_models: {model.model} cannot move: {model.why_not}", advice=f"take {model.model} out of it"
+            )
+
+
+def _one_engine(settings: Settings, models: Sequence[Translation]) -> translate.Engine:
+    """The engine of the models that move: they share `vllm_weights_source`. Raises Refused where they contradict."""
+    weights = settings.vllm.weights_source
+    moving = [replace(model, weights=weights) for model in models if model.model in settings.triton.models]
+    engines = translate.group(moving)
+    if not engines:
+        return translate.Engine(settings.vllm.served_model_name, (), weights, (), {}, {}, {})
+    if len(engines) > 1:
+        names = " and ".join("/".join(found.models) for found in engines)
+        raise Refused(
+            f"triton_models: {names} contradict each other and need an engine each; one engine is deployed",
+            advice="leave the others out of triton_models: they stay on Triton",
+        )
+    # Triton's share of the card is no guide: what is free beside it decides, unless the inventory does.
+    return replace(engines[0], flags={n: v for n, v in engines[0].flags.items() if n != _UTILIZATION})
+
+
+def _scalars(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as `vllm_args` takes them; adapters are left out, since none is staged."""
+    kept = {name: value for name, value in flags.items() if "lora" not in name and value is not None}
+    return {n: json.dumps(v, sort_keys=True) if isinstance(v, Mapping) else v for n, v in kept.items()}
+
+
+def _findings(
+    settings: Settings, facts: Facts, flags: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    """What to look at. Raises SettingsError for an error that the inventory holds, with the replacement."""
+    driver = (facts.get("driver") or {}).get("version")
+    version = knowledge.version_of(settings.vllm.image)
+    found = knowledge.check(version, flags, environment, architecture=_architecture(facts), driver=driver)
+    for capability in sorted({str(gpu["compute_capability"]) for gpu in facts.get("gpus") or []}):
+        found += knowledge.check_capability(version, capability)
+    for finding in found:
+        where = _where(finding, settings)
+        if finding.severity is Severity.ERROR and where:
+            raise SettingsError(f"{where}: {finding.name}: {finding.problem}", advice=finding.replacement)
+    return tuple(found)
+
+
+def _where(finding: Finding, settings: Settings) -> str:
+    """The inventory's variable that a finding is about, "" where only the translation wrote it."""
+    if finding.name in settings.vllm.args or finding.name.replace("-", "_") in settings.vllm.args:
+        return "vllm_args"
+    if finding.name in settings.vllm.environment:
+        return "vllm_environment"
+    return "vllm_image" if finding.kind in {"image", "model"} else ""
+
+
+def _architecture(facts: Facts) -> str | None:
+    text = ((facts.get("weights") or {}).get("texts") or {}).get("config.json")
+    try:
+        named = json.loads(text).get("architectures") if text else None
+    except (ValueError, AttributeError):
+        return None
+    return str(named[0]) if named else None
+
+
+def _overridden(model: Translation, settings: Settings) -> Translation:
+    """The translation with a last line for every flag that the inventory decides instead."""
+    if model.model not in settings.triton.models:
+        return model
+    lines = tuple(
+        Entry(
+            f"vllm_args.{name}",
+            value,
+            Outcome.MAPPED,
+            f"--{name}",
+            value,
+            _decides(model, name, value),
+            Sure.EXACT,
+        )
+        for name, value in settings.vllm.args.items()
+    )
+    return replace(model, entries=(*model.entries, *lines))
+
+
+def _decides(model: Translation, name: str, value: Any) -> str:
+    if name not in model.flags:
+        return "the inventory asks for it"
+    same = model.flags[name] == value
+    return "the inventory says so too" if same else f"the inventory decides, not {model.flags[name]!r}"
+
+
+def _lost_adapters(translated: translate.Engine) -> list[Finding]:
+    if not translated.lora_modules:
+        return []
+    names = ", ".join(sorted(translated.lora_modules))
+    problem = f"the adapters {names} are not staged: vLLM serves the base model alone"
+    return [
+        Finding(
+            "multi_lora.json", "model", problem, "keep these clients on Triton", "migrate/engine.py", Severity.REVIEW
+        )
+    ]

@@ -1,0 +1,139 @@
+"""Does vLLM fit the host's cards beside Triton, and what of the promises is possible there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from json import loads
+from typing import Any
+
+from migrate import fit
+from migrate.errors import Refused
+from migrate.fit import cards, view
+from migrate.fit.headers import from_facts
+from migrate.fit.memory import UTILIZATION
+from migrate.fit.units import gib
+from migrate.settings import Expectation, Settings
+
+Facts = Mapping[str, Any]
+Flags = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Strategy, why, gaps in seconds, `--gpu-memory-utilization` (0: no card), and where the memory goes."""
+
+    strategy: str
+    reason: str
+    utilization: float = 0.0
+    gap_there_s: float = 0.0
+    gap_back_s: float = 0.0
+    memory: Mapping[str, Any] | None = None
+
+
+def size(settings: Settings, facts: Facts) -> Sizing:
+    """How vLLM fits beside Triton, started with `vllm_args`. Raises Refused, with the nearest setting, where not."""
+    flags: Flags = settings.vllm.args
+    gpus = list(facts.get("gpus") or [])
+    if settings.vllm.gpus == "none" or not gpus:
+        why = "vllm_gpus is none" if settings.vllm.gpus == "none" else "nvidia-smi lists no GPU"
+        return Sizing("side-by-side", f"{why}: vLLM gets {settings.vllm.memory_limit} of the host's memory")
+    model, used = _model(facts), _visible(gpus, settings)[: _cards(flags)]
+    if len(used) < _cards(flags):
+        raise Refused(
+            f"vllm_args: {_cards(flags)} GPUs are asked for, the host has {len(_visible(gpus, settings))} for it"
+        )
+    smallest = min(used, key=lambda gpu: int(gpu["memory_total"]))
+    total, free = int(smallest["memory_total"]), min(int(gpu["memory_free"]) for gpu in used)
+    wanted = fit.fit(model, total, _setting(flags, float(flags.get("gpu-memory-utilization", UTILIZATION))))
+    chosen = fit.strategy(free, total, _triton_used(used, facts), wanted.needed, wanted.weights.bytes)
+    card = cards.find(str(smallest["name"]), total)
+    utilization = _utilization(flags, chosen.utilization)
+    seen = fit.fit(model, total, _setting(flags, utilization)) if utilization else wanted
+    changes = fit.nearest(model, total, seen.setting, card)
+    if chosen.name == "refuse" or not seen.fits:
+        raise Refused(f"vLLM does not fit: {chosen.reason}; {'; '.join(seen.reasons)}", advice=_advice(changes))
+    if "gpu-memory-utilization" in flags and utilization > chosen.utilization:
+        raise Refused(
+            f"vllm_args: gpu-memory-utilization {utilization} is more than is free: {gib(free)} of {gib(total)}",
+            advice=f"set it to {chosen.utilization}, or leave it out: the plan computes it",
+        )
+    text = view.as_text(model, seen, changes, None, card)
+    memory = view.as_json(seen, changes, None, None) | {"text": text, "card": smallest["name"]}
+    return Sizing(chosen.name, chosen.reason, utilization, chosen.gap_there_s, chosen.gap_back_s, memory)
+
+
+def judged(settings: Settings, facts: Facts) -> tuple[dict[str, Any], ...]:
+    """Every promise of `migrate_expectations` with a verdict (possible, unlikely, impossible, unknown) and why."""
+    gpus = _visible(facts.get("gpus") or [], settings)
+    card = cards.find(str(gpus[0]["name"]), int(gpus[0]["memory_total"])) if gpus else None
+    promises = settings.migrate.expectations
+    return tuple(line for promise in promises for line in _judged(promise, card, settings.vllm.args, facts))
+
+
+def _judged(promise: Expectation, card: cards.Card | None, flags: Flags, facts: Facts) -> list[dict[str, Any]]:
+    wanted = promise.model_dump(exclude={"by"})
+    if card is None:
+        named = [name for name in ("tokens_per_s", "ttft_s", "joules_per_token") if wanted[name] is not None]
+        because = "the card is not known: no GPU, or one that migrate/fit/cards.yaml does not list"
+        return [_line(promise.by, name, wanted[name], None, "unknown", because) for name in named]
+    setting = _setting(flags, float(flags.get("gpu-memory-utilization", UTILIZATION)))
+    found = fit.judge(_model(facts), card, setting, fit.Expectations(**wanted))
+    return [_line(promise.by, j.promise, j.promised, j.bound, str(j.verdict), j.because) for j in found]
+
+
+def _line(by: str, promise: str, promised: float, bound: float | None, verdict: str, because: str) -> dict[str, Any]:
+    return {"by": by, "promise": promise, "promised": promised, "bound": bound, "verdict": verdict, "because": because}
+
+
+def _model(facts: Facts) -> fit.Model:
+    weights = facts.get("weights") or {}
+    text = (weights.get("texts") or {}).get("config.json")
+    if text is None:
+        raise Refused(f"vllm_weights_source: {weights.get('path')} holds no config.json")
+    try:
+        return fit.of(loads(text), from_facts(weights.get("safetensors") or {}))
+    except ValueError as error:
+        raise Refused(f"vllm_weights_source: {weights.get('path')}/config.json is no JSON: {error}") from None
+
+
+def _setting(flags: Flags, utilization: float) -> fit.Setting:
+    return fit.Setting(
+        context=int(flags.get("max-model-len", 0)),
+        utilization=utilization,
+        tensor_parallel=int(flags.get("tensor-parallel-size", 1)),
+        kv_dtype=str(flags.get("kv-cache-dtype", "auto")),
+    )
+
+
+def _cards(flags: Flags) -> int:
+    names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
+    sizes = [int(flags.get(name, 1)) for name in names]
+    return sizes[0] * sizes[1] * sizes[2]
+
+
+def _visible(gpus: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
+    """The cards that vLLM may see, in its order; all of them unless CUDA_VISIBLE_DEVICES names some."""
+    named = settings.vllm.environment.get("CUDA_VISIBLE_DEVICES", "")
+    by_name = {str(gpu["index"]): gpu for gpu in gpus} | {str(gpu["uuid"]): gpu for gpu in gpus}
+    return [by_name[name] for name in named.split(",") if name in by_name] if named else list(gpus)
+
+
+def _utilization(flags: Flags, free: float) -> float:
+    return float(flags["gpu-memory-utilization"]) if "gpu-memory-utilization" in flags else min(UTILIZATION, free)
+
+
+def _triton_used(gpus: Sequence[Mapping[str, Any]], facts: Facts) -> int:
+    """Bytes that Triton holds on the fullest of these cards, by its container's name."""
+    name = ((facts.get("triton") or {}).get("container") or {}).get("name")
+    held = [
+        sum(int(process["memory"] or 0) for process in gpu.get("processes") or [] if process.get("container") == name)
+        for gpu in gpus
+    ]
+    return max(held, default=0)
+
+
+def _advice(changes: Sequence[fit.Change]) -> str:
+    if not changes:
+        return "a smaller or quantised model, or larger cards: migrate fit MODEL_DIR --vram SIZE"
+    return "it would fit with " + ", or ".join(change.what for change in changes)

@@ -1,0 +1,90 @@
+"""Whether vLLM fits beside Triton on the host's card, and which promises are possible there."""
+
+from typing import Any
+
+import pytest
+
+from migrate import planner, sizing
+from migrate import settings as settings_module
+from migrate.errors import Refused
+from migrate.settings import Settings
+
+from .fakes import VARIABLES, facts, gpu_facts
+from .test_plan import NOW
+
+GIB = 1 << 30
+
+
+def settings(**changed: Any) -> Settings:
+    """The settings of a host with a card."""
+    return settings_module.load(VARIABLES | {"vllm_gpus": "all"} | changed)
+
+
+def test_a_large_card_holds_both_and_vllm_leaves_triton_its_memory() -> None:
+    found = gpu_facts()
+    sized = sizing.size(settings(), found)
+    card = found["gpus"][0]
+    assert sized.strategy == "side-by-side"
+    assert sized.utilization * card["memory_total"] <= card["memory_free"]
+    assert sized.memory is not None
+    assert sized.memory["bytes"]["kv_per_token"] == 327_680
+
+
+def test_a_card_that_holds_only_one_needs_a_swap_with_its_gaps() -> None:
+    sized = sizing.size(settings(), gpu_facts("NVIDIA GeForce RTX 5060 Ti", 16311, 10240))
+    assert sized.strategy == "swap"
+    assert sized.gap_there_s > sized.gap_back_s > 0
+
+
+def test_a_card_that_holds_not_even_one_is_refused_with_what_would_fit() -> None:
+    with pytest.raises(Refused, match="does not fit") as refused:
+        sizing.size(settings(), gpu_facts("NVIDIA GeForce RTX 3050", 6144, 1024))
+    assert refused.value.advice
+
+
+def test_more_cards_than_the_host_has_are_refused() -> None:
+    with pytest.raises(Refused, match="2 GPUs are asked for, the host has 1"):
+        sizing.size(settings(vllm_args={"tensor-parallel-size": 2}), gpu_facts())
+
+
+def test_a_share_that_is_not_free_is_refused_with_one_that_is() -> None:
+    with pytest.raises(Refused, match="more than is free") as refused:
+        sizing.size(settings(vllm_args={"gpu-memory-utilization": 0.97}), gpu_facts())
+    assert "set it to 0.9" in refused.value.advice
+
+
+def test_a_context_beyond_the_model_s_own_is_refused() -> None:
+    with pytest.raises(Refused, match="own context is 2,048") as refused:
+        sizing.size(settings(vllm_args={"max-model-len": 16384}), gpu_facts())
+    assert "--max-model-len 2048" in refused.value.advice
+
+
+@pytest.mark.parametrize("changed", [{"vllm_gpus": "none"}, {}])
+def test_without_a_card_nothing_is_claimed_of_memory(changed: dict[str, str]) -> None:
+    sized = sizing.size(settings(**changed), facts())
+    assert (sized.memory, sized.utilization) == (None, 0.0)
+    assert "vllm_gpus" in sized.reason or "no GPU" in sized.reason
+
+
+def test_promises_are_held_against_the_card() -> None:
+    chosen = settings(
+        migrate_expectations=[
+            {"by": "a table", "tokens_per_s": 5000},
+            {"by": "the vendor", "tokens_per_s": 300},
+        ]
+    )
+    found = sizing.judged(chosen, gpu_facts())
+    assert [(line["by"], line["verdict"]) for line in found] == [("a table", "impossible"), ("the vendor", "possible")]
+    unknown = sizing.judged(chosen, facts())
+    assert {line["verdict"] for line in unknown} == {"unknown"}
+
+
+def test_the_plan_carries_share_memory_and_promises() -> None:
+    chosen = settings(migrate_expectations=[{"by": "a table", "tokens_per_s": 5000}])
+    made = planner.make("gpu01", chosen, gpu_facts(), "t", NOW)
+    assert made.settings["vllm_args"]["gpu-memory-utilization"] == made.memory["setting"]["utilization"]  # type: ignore[index]
+    assert made.expectations[0]["verdict"] == "impossible"
+    room = next(predicate for predicate in made.read_set if predicate.key == "gpus.free")
+    assert room.changed_by == "deploy"
+    assert room.value <= room.seen
+    assert not room.holds(room.value - GIB)
