@@ -107,6 +107,7 @@ class Plan:
     translation: tuple[Mapping[str, Any], ...] = ()
     findings: tuple[Mapping[str, Any], ...] = ()
     memory: Mapping[str, Any] | None = None
+    revivers: tuple[Mapping[str, Any], ...] = ()
     clients: tuple[Mapping[str, Any], ...] = ()
     client_notes: tuple[str, ...] = ()
     expectations: tuple[Mapping[str, Any], ...] = ()
@@ -155,6 +156,15 @@ def refuse_expired(plan: Plan, now: datetime) -> None:
     """Raise Refused once the plan's time is over."""
     if plan.is_expired(now):
         raise Refused(f"the plan expired at {plan.expires}", advice=f"make a new one: migrate plan --host {plan.host}")
+
+
+def refuse_swap(plan: Plan) -> None:
+    """Raise Refused for a plan in which Triton has to stop before vLLM starts: only `side-by-side` is carried out."""
+    if plan.strategy != "side-by-side":
+        raise Refused(
+            f"strategy {plan.strategy}: {plan.strategy_reason}; a gap in the service is never taken by apply",
+            advice="make room beside Triton: a smaller max-model-len or kv-cache-dtype fp8 under vllm_args, then plan again",
+        )
 
 
 def drift(
@@ -206,7 +216,7 @@ def _id(data: Mapping[str, Any]) -> str:
 
 def _parsed(data: Mapping[str, Any]) -> Plan:
     phases = tuple(PhasePlan(**{**p, "steps": tuple(_step(s) for s in p["steps"])}) for p in data["phases"])
-    lists = ("routes_kept", "translation", "findings", "clients", "client_notes", "expectations")
+    lists = ("routes_kept", "translation", "findings", "revivers", "clients", "client_notes", "expectations")
     tuples = {name: tuple(data[name]) for name in lists if name in data}
     return Plan(**{**data, **tuples, "phases": phases, "read_set": tuple(Predicate(**p) for p in data["read_set"])})
 

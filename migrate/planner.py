@@ -20,6 +20,9 @@ _GIB = 1024**3
 _UTILIZATION = "gpu-memory-utilization"
 Facts = Mapping[str, Any]
 
+_OWNER = "compose"
+_OWNERS = {"kubernetes": "out of scope: drain the node and migrate its deployment there, not this host"}
+
 # What a plan relies on and no phase changes; `_changed` holds the rest.
 _STEADY = (
     "os.id",
@@ -71,6 +74,7 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
             translation=tuple(engines.as_json(model) for model in models),
             findings=tuple(asdict(finding) for finding in engine.findings),
             memory=sized.memory,
+            revivers=tuple((facts.get("owner") or {}).get("revivers") or ()),
             clients=tuple(as_dicts(census(facts, settings))),
             client_notes=tuple(notes(facts, settings)),
             expectations=sizing.judged(settings, facts),
@@ -81,6 +85,7 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
 def refuse_unfit(settings: Settings, facts: Facts) -> None:
     """Raise Refused, naming the setting, for what no phase could mend; GateFailed where the registry is silent."""
     triton = facts.get("triton") or {}
+    _refuse_owner(facts.get("owner") or {})
     if not triton.get("container"):
         raise Refused(f"triton_container: there is no container {settings.triton.container!r} on the host")
     if not triton.get("live"):
@@ -96,9 +101,23 @@ def refuse_unfit(settings: Settings, facts: Facts) -> None:
             f"vllm_image: stage could not fetch {settings.vllm.image}: {why}; nothing was changed, Triton serves",
             advice="see that the host reaches the registry, then plan again",
         )
-    missing = set(settings.triton.models) - {model["name"] for model in triton.get("models") or []}
-    if missing:
-        raise Refused(f"triton_models: Triton does not serve {', '.join(sorted(missing))}")
+    ready = {model["name"] for model in triton.get("models") or [] if model.get("state") == "READY"}
+    if missing := set(settings.triton.models) - ready:
+        raise Refused(
+            f"triton_models: Triton does not serve {', '.join(sorted(missing))}", advice=f"it serves {sorted(ready)}"
+        )
+
+
+def _refuse_owner(owner: Mapping[str, Any]) -> None:
+    """Raise Refused where something else than a compose project owns the Triton process."""
+    kind = owner.get("kind", _OWNER)
+    if kind in {_OWNER, "unknown"}:
+        return
+    evidence = "; ".join(owner.get("evidence") or [])
+    raise Refused(
+        f"Triton is owned by {kind} {owner.get('name') or ''} ({evidence}); what can be rebuilt is a compose project",
+        advice=_OWNERS.get(kind, "put it into a compose project first, then plan again"),
+    )
 
 
 def switch_config(settings: Settings, facts: Facts) -> str:

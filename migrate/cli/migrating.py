@@ -76,6 +76,7 @@ def apply(
             return
         facts = session.discover(target)
         chosen = saved or session.make_plan(target, facts)
+        planning.refuse_swap(chosen)
         accepted = _accepted(accept_drift, chosen, facts)
         if saved:
             _refuse_unusable(saved, facts, accepted, f"migrate apply {file}")

@@ -28,6 +28,7 @@ def as_text(plan: Plan) -> str:
             "",
             f"service gap:        {seen['gap']}: {seen['gap_detail']}",
             f"point of no return: none; {seen['no_return']}",
+            *_section("what would bring Triton back after retire", [_reviver(one) for one in plan.revivers]),
             *_section("way back", [f"{command:55} {what}" for what, command in seen["way_back"]]),
             *_section("stays on Triton", plan.routes_kept),
             "",
@@ -93,6 +94,10 @@ def _finding(finding: Mapping[str, Any]) -> str:
     return f"! {finding['name']}: {finding['problem']}" + (
         f"; instead: {finding['replacement']}" if finding["replacement"] else ""
     )
+
+
+def _reviver(reviver: Mapping[str, Any]) -> str:
+    return f"{reviver['kind']}: {_short(reviver['what'], 80)} ({_short(reviver['where'], 80)})"
 
 
 def _clients(plan: Plan) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from migrate import plan as planning
 from migrate import planner, sizing
 from migrate import settings as settings_module
 from migrate.errors import Refused
@@ -34,6 +35,14 @@ def test_a_card_that_holds_only_one_needs_a_swap_with_its_gaps() -> None:
     sized = sizing.size(settings(), gpu_facts("NVIDIA GeForce RTX 5060 Ti", 16311, 10240))
     assert sized.strategy == "swap"
     assert sized.gap_there_s > sized.gap_back_s > 0
+
+
+def test_a_swap_is_planned_and_never_applied() -> None:
+    swap = gpu_facts("NVIDIA GeForce RTX 5060 Ti", 16311, 10240)
+    made = planner.make("gpu01", settings(), swap, "t", NOW)
+    with pytest.raises(Refused, match="strategy swap"):
+        planning.refuse_swap(made)
+    planning.refuse_swap(planner.make("gpu01", settings(), gpu_facts(), "t", NOW))
 
 
 def test_a_card_that_holds_not_even_one_is_refused_with_what_would_fit() -> None:
