@@ -163,7 +163,7 @@ def refuse_swap(plan: Plan) -> None:
     if plan.strategy != "side-by-side":
         raise Refused(
             f"strategy {plan.strategy}: {plan.strategy_reason}; a gap in the service is never taken by apply",
-            advice="make room beside Triton: a smaller max-model-len or kv-cache-dtype fp8 under vllm_args, then plan again",
+            advice="make room beside Triton: a smaller max-model-len or kv-cache-dtype fp8 in vllm_args; plan again",
         )
 
 
