@@ -25,9 +25,9 @@ class HostFile:
     owner: int = 0
 
 
-def host_files(lab: Path, model: Path, secrets: Secrets, password: str) -> list[HostFile]:
-    """The operator's files, the model repository with the trained weights, and the lab's keys."""
-    return [*_tree(lab / "host", ""), *_model_repository(lab, model), *_keys(secrets, password)]
+def host_files(lab: Path, trained: Path, secrets: Secrets, password: str) -> list[HostFile]:
+    """The operator's files, the model repository with what was trained laid over it, and the lab's keys."""
+    return [*_tree(lab / "host", ""), *_model_repository(lab, trained), *_keys(secrets, password)]
 
 
 def pack(files: Iterable[HostFile]) -> bytes:
@@ -46,8 +46,8 @@ def _tree(source: Path, target: str) -> list[HostFile]:
     return [HostFile(f"{target}/{file.relative_to(source)}", file.read_bytes()) for file in files]
 
 
-def _model_repository(lab: Path, model: Path) -> list[HostFile]:
-    return [*_tree(lab / "triton", names.MODELS), *_tree(model, f"{names.MODELS}/phi2/1/weights")]
+def _model_repository(lab: Path, trained: Path) -> list[HostFile]:
+    return [*_tree(lab / "triton", names.MODELS), *_tree(trained, names.MODELS)]
 
 
 def _keys(secrets: Secrets, password: str) -> list[HostFile]:

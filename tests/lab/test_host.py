@@ -38,13 +38,15 @@ def test_published_ports_do_not_collide() -> None:
 
 
 def test_archive_holds_the_model_repository_and_hides_the_keys(tmp_path: Path, secrets: secret.Secrets) -> None:
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "model.safetensors").write_bytes(b"weights")
-    packed = files.pack(files.host_files(LAB, weights, secrets, "word"))
+    for name in ("phi2", "qwen2"):
+        weights = tmp_path / "trained" / name / "1" / "weights"
+        weights.mkdir(parents=True)
+        (weights / "model.safetensors").write_bytes(b"weights")
+    packed = files.pack(files.host_files(LAB, tmp_path / "trained", secrets, "word"))
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         modes = {entry.name: entry.mode for entry in tar}
     assert "srv/triton/models/phi2/1/weights/model.safetensors" in modes
+    assert "srv/triton/models/qwen2/1/weights/model.safetensors" in modes
     assert "srv/triton/models/phi2_stream/1/model.py" in modes
     private = [name for name in modes if name.endswith((".key", "_key", "lab-password"))]
     assert len(private) == 3
