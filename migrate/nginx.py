@@ -6,6 +6,7 @@ import posixpath
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,7 +50,13 @@ class _Source:
 
 def load(files: Mapping[str, str], main: str) -> Directive:
     """The whole configuration as one nameless block. Raises SettingsError with the file and line that it stops at."""
-    return Directive("", block=tuple(_expand(_Source(files, main), main)), file=main)
+    return _tree(tuple(sorted(files.items())), main)
+
+
+@lru_cache(maxsize=4)
+def _tree(files: tuple[tuple[str, str], ...], main: str) -> Directive:
+    """Kept for a while: a plan asks for the same tree several times, and parsing it is most of a plan's cost."""
+    return Directive("", block=tuple(_expand(_Source(dict(files), main), main)), file=main)
 
 
 def build(directives: tuple[Directive, ...]) -> str:
