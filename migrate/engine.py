@@ -48,6 +48,22 @@ def engine(settings: Settings, facts: Facts) -> Engine:
     )
 
 
+def possible(settings: Settings, models: Sequence[Translation]) -> tuple[dict[str, Any], ...]:
+    """The engines that it would take to move every model that can, each with its share of the card's memory.
+
+    Empty where `triton_models` has them all: that is the plan itself.
+    """
+    chosen = settings.triton.models
+    if all(model.model in chosen for model in models if model.moves):
+        return ()
+    sources = {name: settings.vllm.weights_source for name in chosen}
+    apart = [replace(model, weights=sources.get(model.model, model.weights or model.model)) for model in models]
+    return tuple(
+        {"models": list(found.models), "share": found.flags[_UTILIZATION], "planned": set(found.models) <= set(chosen)}
+        for found in translate.group(apart)
+    )
+
+
 def as_json(model: Translation) -> dict[str, Any]:
     """A translation as JSON types."""
     return {**asdict(model), "served_names": list(model.served_names), "notes": list(model.notes)}

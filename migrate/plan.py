@@ -105,6 +105,7 @@ class Plan:
     phases: tuple[PhasePlan, ...]
     routes_kept: tuple[str, ...]
     translation: tuple[Mapping[str, Any], ...] = ()
+    engines: tuple[Mapping[str, Any], ...] = ()
     findings: tuple[Mapping[str, Any], ...] = ()
     memory: Mapping[str, Any] | None = None
     revivers: tuple[Mapping[str, Any], ...] = ()
@@ -216,7 +217,7 @@ def _id(data: Mapping[str, Any]) -> str:
 
 def _parsed(data: Mapping[str, Any]) -> Plan:
     phases = tuple(PhasePlan(**{**p, "steps": tuple(_step(s) for s in p["steps"])}) for p in data["phases"])
-    lists = ("routes_kept", "translation", "findings", "revivers", "clients", "client_notes", "expectations")
+    lists = ("routes_kept", "translation", "engines", "findings", "revivers", "clients", "client_notes", "expectations")
     tuples = {name: tuple(data[name]) for name in lists if name in data}
     return Plan(**{**data, **tuples, "phases": phases, "read_set": tuple(Predicate(**p) for p in data["read_set"])})
 

@@ -72,6 +72,7 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
             ),
             routes_kept=tuple(kept_routes(settings, facts)),
             translation=tuple(engines.as_json(model) for model in models),
+            engines=engines.possible(settings, models),
             findings=tuple(asdict(finding) for finding in engine.findings),
             memory=sized.memory,
             revivers=tuple((facts.get("owner") or {}).get("revivers") or ()),

@@ -73,7 +73,13 @@ def _translation(plan: Plan) -> list[str]:
         for model in plan.translation
         if model not in moving
     ]
-    return lines + _section("models that stay on Triton", stay)
+    lines += _section("models that stay on Triton", stay)
+    return lines + _section("to move every language model takes an engine each", [_engine(one) for one in plan.engines])
+
+
+def _engine(engine: Mapping[str, Any]) -> str:
+    note = "this plan" if engine["planned"] else "not in this plan: one engine is deployed"
+    return f"{', '.join(engine['models'])}: {engine['share']} of the card's memory ({note})"
 
 
 def _is_telling(entry: Mapping[str, Any], model: Mapping[str, Any]) -> bool:

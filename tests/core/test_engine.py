@@ -81,6 +81,16 @@ def test_a_release_without_phi_s_own_class_is_pointed_out() -> None:
     assert "PhiForCausalLM" not in {finding.name for finding in engine().findings}
 
 
+def test_several_language_models_take_an_engine_each_that_divide_the_card() -> None:
+    found = facts()
+    found["triton"]["configs"]["second"] = found["triton"]["configs"]["phi2"] | {"name": "second"}
+    chosen = settings()
+    engines_needed = engines.possible(chosen, engines.engine(chosen, found).models)
+    assert [(one["models"], one["planned"]) for one in engines_needed] == [(["phi2"], True), (["second"], False)]
+    assert sum(one["share"] for one in engines_needed) <= 0.92
+    assert engines.possible(chosen, engine().models) == ()
+
+
 def test_a_malformed_configuration_is_refused_with_its_place() -> None:
     found = facts()
     found["triton"]["configs"] = {}
