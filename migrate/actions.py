@@ -14,8 +14,6 @@ from migrate.context import Run
 from migrate.errors import MigrateError
 from migrate.gate import Outcome, Verdict
 from migrate.journal import Kind
-from migrate.parity import judge as parity
-from migrate.performance import judge as performance
 
 _POLL_S = 1.0
 _FILL_AT_ONCE = 20
@@ -24,11 +22,16 @@ _FEW = 3
 
 def judge_parity(run: Run) -> list[Verdict]:
     """Decide from the four arms' raw records."""
+    # Loading scipy takes longer than most commands, of which few come here.
+    from migrate.parity import judge as parity
+
     return parity.judge(_records(run, "parity"), run.settings.parity.max_mismatch_rate, run.settings.parity.seed)
 
 
 def judge_performance(run: Run) -> list[Verdict]:
     """Decide from the interleaved blocks' raw records."""
+    from migrate.performance import judge as performance
+
     return performance.judge(_records(run, "performance"), run.settings.performance.max_latency_ratio)
 
 

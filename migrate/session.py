@@ -5,48 +5,28 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from migrate import bundled, planner, report, variables
+from migrate import bundled, report, survey, variables
 from migrate import lock as locks
 from migrate import plan as planning
 from migrate import settings as settings_module
 from migrate.context import Run, Stop
-from migrate.errors import Held, MigrateError, Refused, SettingsError
-from migrate.host import Host, Secret
+from migrate.errors import Held, MigrateError, Refused
 from migrate.inventory import Inventory
 from migrate.journal import Journal, Kind, Record, finished, parse, replace
 from migrate.lock import Hostctl
 from migrate.plan import Plan
 from migrate.playbook import AnsiblePlaybooks
 from migrate.settings import Settings
+from migrate.survey import Say, Target, discover, target
 
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One host of the inventory, with its settings and the one connection to it."""
-
-    name: str
-    inventory: Inventory
-    settings: Settings
-    host: Host
-    state: Path
-    say: Say
-
-    def playbooks(self, artifacts: Path | None = None) -> AnsiblePlaybooks:
-        """The playbooks, run against this target's inventory."""
-        return AnsiblePlaybooks(self.inventory, artifacts)
-
-    def with_target(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """Extra-vars with the host pattern that every playbook needs."""
-        return {**extra, "migrate_target": self.name}
+__all__ = ["Migration", "Target", "before", "discover", "latest", "make_plan", "open_run", "surveyed", "target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,35 +72,28 @@ def clock() -> str:
     return now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-@contextmanager
-def target(name: str, inventory: Inventory, state: Path, say: Say) -> Iterator[Target]:
-    """Open a host of the inventory. Raises UsageError or SettingsError that names variable, file and line."""
-    found = inventory.variables(name)
-    try:
-        settings = settings_module.load(found)
-    except SettingsError as error:
-        variable = str(error).split(":", 1)[0].split(" ", 1)[0]
-        raise SettingsError(f"{inventory.where(variable, name)}: {error}") from None
-    password = found.get("ansible_become_password") or found.get("ansible_become_pass")
-    host = Host(name, found, become_password=Secret(str(password)) if password else None)
-    try:
-        yield Target(name, inventory, settings, host, state, say)
-    finally:
-        host.close()
+def surveyed(
+    name: str, inventory: Inventory, state: Path, say: Say
+) -> AbstractContextManager[tuple[Target, dict[str, Any]]]:
+    """Open a host and read its facts, with one start of Ansible for both; raises what `target` and `discover` raise."""
+    return survey.surveyed(name, inventory, state, say, meanwhile=_load_planner)
 
 
-def discover(target: Target) -> dict[str, Any]:
-    """Read the host's facts. Raises HostUnreachable, or Refused where the facts could not be read."""
-    result = target.playbooks().run(
-        "discover", target.with_target(variables.for_discovery(target.settings)), lambda task: None
-    )
-    if not result.facts:
-        raise Refused(f"the facts of {target.name} could not be read: {'; '.join(result.failures)}")
-    return result.facts
+def _load_planner() -> None:
+    """Load what computing a plan takes, which is long in coming: grpc for Triton's messages, the tables."""
+    from tritonclient.grpc import model_config_pb2  # noqa: F401
+
+    from migrate import knowledge, planner  # noqa: F401
+    from migrate.translate import rules
+
+    knowledge.load()
+    rules.table()
 
 
 def make_plan(target: Target, facts: Mapping[str, Any]) -> Plan:
     """The plan for this host as it is now."""
+    from migrate import planner
+
     return planner.make(target.name, target.settings, facts, playbooks_digest(), now())
 
 
@@ -143,6 +116,23 @@ def latest(target: Target) -> Migration | None:
         return None
     records = parse(HostctlJournal(target.host).read(known[-1]))
     return Migration(known[-1], tuple(records)) if records else None
+
+
+def before(target: Target, facts: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Run and result of the host's latest migration, None where there is none.
+
+    What the facts hold of hostctl's journals is enough but for a run that is not over, which is read from the host.
+    """
+    hostctl = facts.get("hostctl") or {}
+    known = (hostctl.get("status") or {}).get("journal")
+    if not hostctl.get("installed") or known == []:
+        return None
+    newest = known[-1] if isinstance(known, list) else {}
+    last = newest.get("last") or {}
+    if last.get("kind") == Kind.FINISH:
+        return str(newest["run"]), str(last["data"].get("result", ""))
+    migration = latest(target)
+    return (migration.run, migration.result) if migration else None
 
 
 def used_by(target: Target, plan: Plan) -> str:
@@ -230,6 +220,8 @@ def _switch(target: Target, settings: Settings, run: str) -> str:
     try:
         if not saved.exists():
             keep_facts(target, run, discover(target))
+        from migrate import planner
+
         return planner.switch_config(settings, json.loads(saved.read_text(encoding="utf-8")))
     except MigrateError as error:
         target.say(f"the switch's configuration cannot be made: {error}")

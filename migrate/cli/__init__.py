@@ -10,7 +10,7 @@ from pathlib import Path
 from typer import Abort
 from typer.exceptions import TyperException
 
-from migrate.cli.app import app
+from migrate.cli.app import app, load
 from migrate.cli.output import Output
 from migrate.errors import MigrateError, UsageError
 
@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     output = Output(as_json="--json" in given, first=False)
     try:
+        load(given)
         code = app(given, standalone_mode=False)
     except TyperException as error:
         Output(as_json=output.as_json).error(error.format_message(), "migrate --help", UsageError.exit_code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -36,4 +38,30 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 STATE = Path("runs")
 
-from migrate.cli import fit, inspecting, lab, measuring, migrating, planning  # noqa: E402, F401 - they register their commands
+# The module of each command: only that of the command that was typed is loaded, since some need half a second.
+MODULES = {
+    "plan": "planning",
+    "show": "planning",
+    "apply": "migrating",
+    "continue": "migrating",
+    "rollback": "migrating",
+    "retire": "migrating",
+    "status": "inspecting",
+    "report": "inspecting",
+    "lock": "inspecting",
+    "fit": "fit",
+    "witness": "measuring",
+    "lab": "lab",
+}
+
+
+@app.callback()
+def _group() -> None:
+    """Without it, Typer takes the only command of a module for the program itself."""
+
+
+def load(arguments: Sequence[str]) -> None:
+    """Register the command that is asked for; all of them for help and for what is no command."""
+    named = next((argument for argument in arguments if not argument.startswith("-")), "")
+    for module in dict.fromkeys([MODULES[named]] if named in MODULES else MODULES.values()):
+        import_module(f"migrate.cli.{module}")

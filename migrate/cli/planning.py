@@ -41,17 +41,17 @@ def plan(
     Example: migrate plan --host gpu01 -o gpu01.plan.json
     """
     output = Output(as_json=as_json)
-    with session.target(host, inventories.find(inventory, vault), STATE, output.say) as target:
-        output.say(f"reading the facts of {host}")
-        facts = session.discover(target)
-        before = session.latest(target) if (facts.get("hostctl") or {}).get("installed") else None
-        if before and before.result in {"migrated", "retired"}:
-            text = f"nothing to do: {host} is {before.result} (run {before.run})"
-            output.result("plan", {"plan": None, "result": "nothing to do", "run": before.run}, text)
+    output.say(f"reading the facts of {host}")
+    found = inventories.find(inventory, vault)
+    with session.surveyed(host, found, STATE, output.say) as (target, facts):
+        run, result = session.before(target, facts) or ("", "none")
+        if result in {"migrated", "retired"}:
+            text = f"nothing to do: {host} is {result} (run {run})"
+            output.result("plan", {"plan": None, "result": "nothing to do", "run": run}, text)
             return 0
         made = session.make_plan(target, facts)
     saved = [f"saved: {path}" for path in _written(made, out, html)]
-    notes = [f"note: run {before.run} is unfinished; apply waits for it"] if before and not before.result else []
+    notes = [f"note: run {run} is unfinished; apply waits for it"] if not result else []
     output.result("plan", {"plan": made.as_json()}, "\n".join([as_text(made), *notes, *saved]))
     return _PENDING if detailed_exitcode else 0
 

@@ -3,39 +3,45 @@
 
 from __future__ import annotations
 
-import http.client
+import ctypes
 import json
 import os
 import re
 import shutil
-import socket
-from datetime import UTC, datetime
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from ansible.module_utils import migrate_containers as containers
+from ansible.module_utils import migrate_gpu as gpu
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migrate_host import (
-    Run,
-    env_hashes,
-    inspect,
-    manifest,
-    read_machine_id,
-    runner,
-    tree_digest,
-)
+from ansible.module_utils.migrate_clients import clients
+from ansible.module_utils.migrate_host import Run
+from ansible.module_utils.migrate_models import Trees, model_repository, weights
+from ansible.module_utils.migrate_owner import owner
+from ansible.module_utils.migrate_triton import connection, triton
 
 DOCUMENTATION = r"""
 module: host_facts
 short_description: Reads the Triton stack, nginx, Docker and the hardware of a host
 description:
-  - Read-only, in check mode too. A part that the host lacks is null or false with the reason beside it.
+  - Read-only, in check mode too. A part that the host lacks is null, false or empty with the reason beside it.
 options:
   triton_container: {type: str, required: true, description: Name of the container that serves Triton.}
+  triton_compose_file: {type: str, default: "", description: Compose file that the container is started from.}
   triton_http_port: {type: int, required: true, description: Triton's HTTP port on the host.}
+  triton_grpc_port: {type: int, default: 8001, description: Triton's gRPC port on the host.}
+  triton_metrics_port: {type: int, default: 8002, description: Triton's metrics port on the host.}
   triton_model_repository: {type: path, required: true, description: Model repository on the host.}
   nginx_service: {type: str, required: true, description: Unit of the operator's nginx.}
   nginx_config_file: {type: path, required: true, description: Its main configuration file.}
+  nginx_access_logs: {type: list, elements: path, default: [], description: Its access logs.}
+  public_ports: {type: list, elements: int, default: [], description: Ports that clients use.}
+  window_s: {type: int, default: 86400, description: How far back the access logs are read, in seconds.}
+  watch_s: {type: int, default: 0, description: How long open connections are watched, in seconds.}
   vllm_image: {type: str, required: true, description: Reference of the vLLM image.}
   vllm_weights_source: {type: path, required: true, description: Folder of the model's weights on the host.}
 author: [migrate]
@@ -55,39 +61,95 @@ RETURN = r"""
 host_facts: {type: dict, returned: always, description: The facts.}
 """
 
-DOCKER_SOCKET = "/var/run/docker.sock"
 HOSTCTL = "/usr/local/lib/migrate/hostctl"
-HTTP_TIMEOUT_S = 5
-_GPU_FIELDS = ("index", "name", "memory.total", "memory.free", "driver_version", "compute_cap")
+COMMAND_TIMEOUT_S = 30
+_ADMIN_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_THREADS = 8
+# timex.status of adjtimex(2) after modes, offset, freq, maxerror, esterror, on 64-bit Linux; STA_UNSYNC is 0x40.
+_TIMEX_BYTES, _TIMEX_STATUS, _UNSYNCHRONIZED = 256, 40, 0x40
 
 
-def read_host(params: dict[str, Any], run: Run) -> dict[str, Any]:
-    """All facts of the host as one JSON object; sizes are bytes."""
+def read_host(params: dict[str, Any], run: Run, root: Path = Path("/")) -> dict[str, Any]:
+    """All facts of the host as one JSON object; sizes are bytes. What does not wait for another is read at once."""
+    get, trees = containers.engine(root / "var/run/docker.sock"), Trees()
+    readers: dict[str, Callable[[], dict[str, Any]]] = {
+        "vllm_image": lambda: {"vllm_image": containers.image_in_registry(params["vllm_image"], get)},
+        "triton": lambda: _triton(params["triton_http_port"]),
+        "stack": lambda: _stack(params, get, run, root),
+        "models": lambda: _models(params, trees),
+        "docker": lambda: {"docker": containers.docker(get, run)},
+        "hostctl": lambda: {"hostctl": hostctl(run)},
+        "nginx": lambda: {"nginx": nginx(params["nginx_service"], params["nginx_config_file"], run)},
+        "clients": lambda: {"clients": clients(run, params)},
+        "system": lambda: _system(run, root),
+    }
+    with ThreadPoolExecutor(_THREADS) as pool:
+        running = {name: pool.submit(reader) for name, reader in readers.items()}
+        found = {name: future.result() for name, future in running.items()}
+    served = found.pop("stack")
+    answers = served.pop("triton") | found.pop("triton")
+    return {"triton": answers, **served} | {key: value for part in found.values() for key, value in part.items()}
+
+
+def _stack(params: dict[str, Any], get: containers.Engine, run: Run, root: Path) -> dict[str, Any]:
+    """Containers, and what is known by them: Triton's, its owner, and whose processes are on the cards."""
+    known = containers.inspected(get)
+    name = params["triton_container"]
+    serving = next((c for c in known if containers.name_of(c) == name), None)
+    cards, told = gpu.gpus(run, containers.container_of(known, root / "proc"))
     return {
-        "os": operating_system(Path("/etc/os-release")),
+        "gpus": cards,
+        "driver": gpu.driver(told, root),
+        "containers": containers.containers(known),
+        "compose_projects": containers.compose_projects(known),
+        "owner": owner(params, known, run, root),
+        "triton": {
+            "container": containers.serving(serving, get) if serving else None,
+            "reason": None if serving else f"no container is named {name}",
+        },
+    }
+
+
+def _triton(port: int) -> dict[str, Any]:
+    with connection(port) as ask:
+        return triton(ask)
+
+
+def _models(params: dict[str, Any], trees: Trees) -> dict[str, Any]:
+    """The weights first: they are often within the repository, and are then hashed once."""
+    found = weights(Path(params["vllm_weights_source"]), trees)
+    return {"weights": found, "model_repository": model_repository(Path(params["triton_model_repository"]), trees)}
+
+
+def _system(run: Run, root: Path) -> dict[str, Any]:
+    toolkits, nccl = gpu.toolkits_and_nccl(run, root / "usr/local")
+    return {
+        "os": operating_system(root / "etc/os-release"),
         "kernel": os.uname().release,
         "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "memory_available_bytes": available_memory(root / "proc/meminfo"),
         "disks": disks(["/", "/var/lib", "/var/lib/docker"]),
-        "clock_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "gpus": gpus(run),
-        "docker": docker(run),
-        "triton": triton(params, run),
-        "model_repository": tree(params["triton_model_repository"]),
-        "nginx": nginx(params["nginx_service"], params["nginx_config_file"], run),
-        "listening": listening(run(["ss", "-Hltnp"])[1]),
-        "vllm_image": image_in_registry(params["vllm_image"]),
-        "weights": tree(params["vllm_weights_source"]),
-        "hostctl": hostctl(run),
+        "clock": {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synchronized": clock_is_synchronized()},
+        "cuda_toolkits": toolkits,
+        "nccl": nccl,
+        "listening": listening(run(["ss", "-Hltnp"])),
     }
 
 
 def operating_system(path: Path) -> dict[str, Any]:
     """Identity from os-release; `lab_note` is set where a lab says that it only presents itself as this system."""
-    pairs = (line.partition("=") for line in path.read_text().splitlines() if "=" in line)
+    text = path.read_text() if path.is_file() else ""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     values = {key: value.strip('"') for key, _, value in pairs}
     names = {"id": "ID", "version_id": "VERSION_ID", "pretty_name": "PRETTY_NAME", "lab_note": "LAB_NOTE"}
     return {ours: values.get(theirs) for ours, theirs in names.items()}
+
+
+def available_memory(meminfo: Path) -> int | None:
+    """MemAvailable in bytes."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text() if meminfo.is_file() else "", re.MULTILINE)
+    return int(found[1]) << 10 if found else None
 
 
 def disks(paths: list[str]) -> dict[str, dict[str, int]]:
@@ -96,94 +158,15 @@ def disks(paths: list[str]) -> dict[str, dict[str, int]]:
     return {path: {"total": usage.total, "free": usage.free} for path, usage in used.items()}
 
 
-def gpus(run: Run) -> list[dict[str, str]]:
-    """One entry for each GPU that nvidia-smi lists (memory in MiB); empty without a driver."""
-    rc, out, _ = run(["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"])
-    rows = (re.split(r",\s*", line.strip()) for line in out.splitlines()) if rc == 0 else ()
-    return [dict(zip(_GPU_FIELDS, row, strict=True)) for row in rows]
-
-
-def docker(run: Run) -> dict[str, Any]:
-    """Versions of the engine and of compose v2, None where absent."""
-    rc, out, err = run(["docker", "version", "--format", "{{.Server.Version}}"])
-    compose_rc, compose, _ = run(["docker", "compose", "version", "--short"])
-    return {
-        "version": out.strip() if rc == 0 else None,
-        "compose_version": compose.strip() if compose_rc == 0 else None,
-        "server_ok": rc == 0,
-        "reason": None if rc == 0 else err.strip(),
-    }
-
-
-def triton(params: dict[str, Any], run: Run) -> dict[str, Any]:
-    """The container and what its HTTP port says about the server and its models."""
-    port = params["triton_http_port"]
-    live, _ = ask(port, "GET", "/v2/health/live")
-    _, metadata = ask(port, "GET", "/v2")
-    _, index = ask(port, "POST", "/v2/repository/index")
-    found = inspect(run, "container", params["triton_container"])
-    return {
-        "container": container(found, run) if found else None,
-        "reason": None if found else f"no container is named {params['triton_container']}",
-        "live": live == 200,
-        "version": metadata.get("version") if isinstance(metadata, dict) else None,
-        "models": index if isinstance(index, list) else [],
-    }
-
-
-def container(found: dict[str, Any], run: Run) -> dict[str, Any]:
-    """The container as the plan reads it; values of its environment are keyed hashes."""
-    config, labels = found["Config"], found["Config"].get("Labels") or {}
-    image = inspect(run, "image", found["Image"]) or {}
-    sized = run(["docker", "container", "inspect", "--size", "--format", "{{.SizeRw}}", found["Id"]])[1].strip()
-    project = "com.docker.compose."
-    return {
-        "name": found["Name"].lstrip("/"),
-        "id": found["Id"],
-        "image": config["Image"],
-        "image_id": found["Image"],
-        "repo_digests": image.get("RepoDigests") or [],
-        "state": found["State"]["Status"],
-        "started_at": found["State"]["StartedAt"],
-        "restart_policy": found["HostConfig"]["RestartPolicy"]["Name"],
-        "mounts": found.get("Mounts") or [],
-        "ports": found["HostConfig"].get("PortBindings") or {},
-        "env_hashes": env_hashes(config.get("Env") or [], read_machine_id()),
-        "command": config.get("Cmd") or [],
-        "compose": {
-            "project": labels.get(f"{project}project"),
-            "service": labels.get(f"{project}service"),
-            "file": labels.get(f"{project}project.config_files"),
-        },
-        "writable_layer_bytes": int(sized) if sized.isdigit() else None,
-    }
-
-
-def ask(port: int, method: str, path: str) -> tuple[int, Any]:
-    """Status and parsed JSON of a request to the loopback address; (0, None) when nothing answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HTTP_TIMEOUT_S)
-    return _exchange(connection, method, path)
-
-
-def _exchange(connection: http.client.HTTPConnection, method: str, path: str) -> tuple[int, Any]:
+def clock_is_synchronized() -> bool | None:
+    """Whether the kernel counts its clock as synchronised (adjtimex(2), asked without setting anything)."""
+    told = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        body = response.read()
-        return response.status, json.loads(body) if body else None
-    except (OSError, http.client.HTTPException, ValueError):
-        return 0, None
-    finally:
-        connection.close()
-
-
-def tree(root: str) -> dict[str, Any]:
-    """Number, size and digest of the files below a folder."""
-    if not os.path.isdir(root):
-        return {"path": root, "exists": False, "files": 0, "bytes": 0, "digest": None}
-    files = manifest(Path(root))
-    size = sum(Path(root, name).stat().st_size for name in files)
-    return {"path": root, "exists": True, "files": len(files), "bytes": size, "digest": tree_digest(files)}
+        if ctypes.CDLL(None).adjtimex(told) < 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return not int.from_bytes(told.raw[_TIMEX_STATUS : _TIMEX_STATUS + 4], "little") & _UNSYNCHRONIZED
 
 
 def nginx(service: str, main: str, run: Run) -> dict[str, Any]:
@@ -201,34 +184,18 @@ def nginx(service: str, main: str, run: Run) -> dict[str, Any]:
     }
 
 
-def listening(text: str) -> list[dict[str, Any]]:
-    """Listening TCP sockets from the output of `ss -Hltnp`; process is None for another namespace's."""
+def listening(answer: tuple[int, str, str]) -> list[dict[str, Any]] | None:
+    """Listening TCP sockets of `ss -Hltnp`; process is None for another namespace's; None where ss fails."""
+    rc, out, _ = answer
+    if rc != 0:
+        return None
     found = []
-    for line in text.splitlines():
+    for line in out.splitlines():
         fields = line.split(None, 5)
         address, _, port = fields[3].rpartition(":")
         process = re.search(r'"([^"]+)"', fields[5]) if len(fields) > 5 else None
         found.append({"address": address, "port": int(port), "process": process[1] if process else None})
     return found
-
-
-class _DockerSocket(http.client.HTTPConnection):
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
-        self.sock.connect(DOCKER_SOCKET)
-
-
-def image_in_registry(reference: str) -> dict[str, Any]:
-    """The manifest digest that a pull would get now, asked through the host's own engine.
-
-    The engine knows its mirrors, proxies, certificates and insecure registries (Engine API, DistributionInspect).
-    """
-    name = quote(reference, safe="/:@")
-    status, answer = _exchange(_DockerSocket("localhost"), "GET", f"/distribution/{name}/json")
-    digest = answer["Descriptor"]["digest"] if status == 200 else None
-    reason = None if digest else (answer or {}).get("message", "the Docker engine does not answer")
-    return {"reference": reference, "digest": digest, "error": reason}
 
 
 def hostctl(run: Run) -> dict[str, Any]:
@@ -242,14 +209,50 @@ def hostctl(run: Run) -> dict[str, Any]:
         return {"installed": True, "status": {"error": (out + err).strip()}}
 
 
+def bounded(timeout_s: float) -> Run:
+    """Runs commands in the C locale: a missing program is rc 127, one that does not end in time rc 124."""
+    environment = os.environ | {"LC_ALL": "C", "PATH": f"{os.environ.get('PATH', '')}:{_ADMIN_FOLDERS}"}
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        program = shutil.which(argv[0], path=environment["PATH"])
+        if program is None:
+            return 127, "", f"{argv[0]}: No such file or directory"
+        try:
+            done = subprocess.run(  # noqa: S603 - a list, no shell
+                [program, *argv[1:]],
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout_s,
+                env=environment,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return 124, "", f"{argv[0]} did not end in {timeout_s:g} s"
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
 def main() -> None:
     """Answer Ansible."""
     texts = ("triton_container", "nginx_service", "vllm_image")
     paths = ("triton_model_repository", "nginx_config_file", "vllm_weights_source")
     spec: dict[str, Any] = {name: {"type": "str", "required": True} for name in texts}
     spec |= {name: {"type": "path", "required": True} for name in paths}
-    module = AnsibleModule(spec | {"triton_http_port": {"type": "int", "required": True}}, supports_check_mode=True)
-    module.exit_json(changed=False, host_facts=read_host(module.params, runner(module)))
+    spec |= {
+        "triton_http_port": {"type": "int", "required": True},
+        "triton_compose_file": {"type": "str", "default": ""},
+        "triton_grpc_port": {"type": "int", "default": 8001},
+        "triton_metrics_port": {"type": "int", "default": 8002},
+        "nginx_access_logs": {"type": "list", "elements": "path", "default": []},
+        "public_ports": {"type": "list", "elements": "int", "default": []},
+        "window_s": {"type": "int", "default": 86400},
+        "watch_s": {"type": "int", "default": 0},
+    }
+    module = AnsibleModule(spec, supports_check_mode=True)
+    module.exit_json(changed=False, host_facts=read_host(module.params, bounded(COMMAND_TIMEOUT_S)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from migrate.cli.app import app
+from migrate.cli.app import MODULES, app, load
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -19,6 +21,7 @@ def commands(group: TyperGroup, prefix: str = "migrate") -> dict[str, TyperComma
 
 
 def root() -> TyperGroup:
+    load([])
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     return group
@@ -29,6 +32,19 @@ def test_every_command_has_one_sentence_and_an_example(path: str) -> None:
     text = commands(root())[path].help or ""
     assert f"Example: {path}" in text
     assert text[0].isupper()
+
+
+def test_the_table_of_modules_is_that_of_the_commands() -> None:
+    assert set(MODULES) == set(root().commands)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_command_is_found_where_only_its_own_module_is_loaded(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "migrate", name, "--help"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"migrate {name}" in done.stdout
 
 
 def test_the_readme_names_only_commands_that_exist() -> None:

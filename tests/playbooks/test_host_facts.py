@@ -8,6 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
+
+from migrate.settings import Settings, known_settings
+from tests.playbooks.conftest import PLAYBOOKS
 
 SS = """\
 LISTEN 0 4096 127.0.0.1:8090 0.0.0.0:* users:(("docker-proxy",pid=7,fd=4))
@@ -16,7 +20,14 @@ LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=1,fd=4))
 """
 PARAMS = {
     "triton_container": "triton",
+    "triton_compose_file": "/none/compose.yml",
     "triton_http_port": 1,
+    "triton_grpc_port": 2,
+    "triton_metrics_port": 3,
+    "nginx_access_logs": [],
+    "public_ports": [80],
+    "window_s": 60,
+    "watch_s": 0,
     "triton_model_repository": "/none/models",
     "nginx_config_file": "/none/nginx.conf",
     "nginx_service": "nginx",
@@ -26,50 +37,77 @@ PARAMS = {
 
 
 @pytest.fixture
-def facts(library: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    module = library("host_facts")
-    monkeypatch.setattr(module, "DOCKER_SOCKET", str(tmp_path / "none"))
-    return module
+def facts(library: Callable[[str], ModuleType]) -> ModuleType:
+    return library("host_facts")
 
 
-def test_a_host_that_lacks_everything_is_described(facts: ModuleType) -> None:
-    found = facts.read_host(PARAMS, lambda argv: (127, "", f"{argv[0]}: not found"))
+def test_a_host_that_lacks_everything_is_described(facts: ModuleType, tmp_path: Path) -> None:
+    found = facts.read_host(PARAMS, lambda argv: (127, "", f"{argv[0]}: not found"), tmp_path)
     assert json.dumps(found)
-    assert (found["docker"]["server_ok"], found["docker"]["reason"]) == (False, "docker: not found")
+    assert (found["docker"]["server_ok"], found["docker"]["version"]) == (False, None)
+    assert found["docker"]["reason"] == "the Docker engine does not answer: No such file or directory"
     assert (found["triton"]["container"], found["triton"]["live"]) == (None, False)
     assert found["triton"]["reason"] == "no container is named triton"
     assert (found["nginx"]["running"], found["nginx"]["version"]) == (False, None)
     assert found["vllm_image"]["digest"] is None
     assert "engine" in found["vllm_image"]["error"]
     assert (found["weights"]["exists"], found["model_repository"]["exists"], found["gpus"]) == (False, False, [])
+    assert (found["driver"]["version"], found["driver"]["reason"]) == (None, "nvidia-smi: not found")
+    assert (found["owner"]["kind"], found["containers"], found["compose_projects"]) == ("unknown", [], [])
+    assert (found["os"]["id"], found["listening"]) == (None, None)
+    assert found["clients"]["reason"]
     assert found["hostctl"] == {"installed": False, "status": None}
 
 
+def test_the_host_is_only_asked(facts: ModuleType, tmp_path: Path) -> None:
+    ran: list[list[str]] = []
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        ran.append(argv)
+        return 0, "", ""
+
+    facts.read_host(PARAMS, run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    words = {word for argv in ran for word in argv[1:]}
+    assert not words & {"start", "stop", "restart", "enable", "pull", "run", "rm", "up", "down", "reload", "set-ntp"}
+
+
 def test_listening_sockets(facts: ModuleType) -> None:
-    assert facts.listening(SS) == [
+    assert facts.listening((0, SS, "")) == [
         {"address": "127.0.0.1", "port": 8090, "process": "docker-proxy"},
         {"address": "127.0.0.11", "port": 32791, "process": None},
         {"address": "[::]", "port": 22, "process": "sshd"},
     ]
+    assert facts.listening((127, "", "ss: not found")) is None
 
 
-def test_gpus(facts: ModuleType) -> None:
-    line = "0, NVIDIA H200, 143771, 143000, 580.159.04, 9.0\n"
-    assert facts.gpus(lambda argv: (9, "NVIDIA-SMI has failed", "")) == []
-    assert facts.gpus(lambda argv: (0, line, ""))[0]["memory.total"] == "143771"
+def test_a_program_that_hangs_or_is_missing_ends(facts: ModuleType) -> None:
+    run = facts.bounded(0.2)
+    assert run(["sleep", "5"])[0] == 124
+    assert run(["no-such-program"]) == (127, "", "no-such-program: No such file or directory")
+    assert run(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\n", "err\n")
 
 
-def test_a_tree_has_one_digest_whatever_wrote_it(facts: ModuleType, module_utils: ModuleType, tmp_path: Path) -> None:
-    for folder, names in (("a", ["x", "y"]), ("b", ["y", "x"])):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            (tmp_path / folder / name).write_text(name)
-    first, second = facts.tree(str(tmp_path / "a")), facts.tree(str(tmp_path / "b"))
-    assert (first["digest"], first["files"], first["bytes"]) == (second["digest"], 2, 2)
-    (tmp_path / "b" / "x").write_text("z")
-    assert facts.tree(str(tmp_path / "b"))["digest"] != first["digest"]
-    files = module_utils.manifest(tmp_path / "a")
-    assert module_utils.parse_manifest(module_utils.manifest_text(files)) == files
+def test_the_kernel_tells_whether_the_clock_is_set(facts: ModuleType) -> None:
+    assert facts.clock_is_synchronized() in (True, False)
+
+
+def test_available_memory(facts: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable:    4 kB\n")
+    assert facts.available_memory(tmp_path / "meminfo") == 4096
+    assert facts.available_memory(tmp_path / "none") is None
+
+
+def test_the_roles_defaults_are_those_of_the_settings() -> None:
+    role = PLAYBOOKS / "roles" / "discover"
+    defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    options = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    assert all(defaults[name] == option["default"] for name, option in options.items() if "default" in option)
+    for name, (section, field) in known_settings().items():
+        if name in options:
+            info = Settings.model_fields[section].annotation.model_fields[field]
+            assert options[name].get("required", False) is info.is_required(), name
+            assert defaults["discover_defaults"].get(name) == (None if info.is_required() else info.default), name
 
 
 def test_the_lab_says_that_it_is_one(facts: ModuleType, tmp_path: Path) -> None:

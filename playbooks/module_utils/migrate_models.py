@@ -1,0 +1,187 @@
+"""A model repository and a folder of weights as the plan reads them: digests, listings, small texts, tensor headers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.migrate_host import BYTECODE, read_machine_id, tree_digest
+from ansible.module_utils.migrate_texts import without_secrets
+
+MAX_FILES = 2_000
+MAX_TEXT = 256 << 10
+MAX_TEXTS = 2 << 20
+_BLOCK = 1 << 20
+# The format's own limit for its header: huggingface/safetensors, `MAX_HEADER_SIZE` in safetensors/src/tensor.rs.
+MAX_HEADER = 100_000_000
+_CONFIG = "config.pbtxt"
+_BULKY = ("tokenizer.json", "vocab.json", "added_tokens.json")
+_OF_WEIGHTS = (
+    "config.json",
+    "generation_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+    "adapter_config.json",
+)
+
+Files = dict[str, os.stat_result]
+
+
+class Trees:
+    """Hashes files with one thread a processor, and a file that is in two trees once."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._workers = workers or min(8, os.cpu_count() or 1)
+        self._known: dict[tuple[int, int], str] = {}
+
+    def digest(self, root: Path, files: Files) -> str:
+        """The digest of a tree, equal to that of its manifest (`migrate_host.manifest`)."""
+        wanted = {(stat.st_dev, stat.st_ino): root / name for name, stat in files.items()}
+        missing = [(key, path) for key, path in wanted.items() if key not in self._known]
+        # The largest first, so that no thread is left with it at the end.
+        missing.sort(key=lambda item: -item[1].stat().st_size)
+        with ThreadPoolExecutor(self._workers) as pool:
+            self._known.update(
+                zip((key for key, _ in missing), pool.map(_sha256, (p for _, p in missing)), strict=True)
+            )
+        return tree_digest({name: self._known[stat.st_dev, stat.st_ino] for name, stat in files.items()})
+
+
+def model_repository(root: Path, trees: Trees) -> dict[str, Any]:
+    """Number, size and digest of the files, and every model's versions, listing and texts."""
+    found = _tree(root, trees)
+    if not found["exists"]:
+        return found | {"models": {}}
+    files, names = found.pop("entries"), sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    return found | {"models": {name: _model(root, name, files) for name in names if not name.startswith(".")}}
+
+
+def weights(root: Path, trees: Trees) -> dict[str, Any]:
+    """Number, size and digest of the files, the model's own settings, and what the tensors' headers say."""
+    found = _tree(root, trees)
+    files = found.pop("entries", {})
+    listing = {name: stat.st_size for name, stat in files.items()}
+    texts, left_out = _texts(root, [name for name in _OF_WEIGHTS if name in files])
+    shards = [root / name for name in sorted(files) if name.endswith(".safetensors") and "/" not in name]
+    return found | {
+        "listing": dict(list(listing.items())[:MAX_FILES]),
+        "texts": texts,
+        "texts_left_out": left_out,
+        "safetensors": safetensors(shards),
+    }
+
+
+def safetensors(shards: Iterable[Path]) -> dict[str, Any]:
+    """Files, bytes of their tensors, and the number of parameters by type (`F16`, `BF16`, `I32` …), of headers alone.
+
+    Form of a file: 8 bytes little-endian length, that much JSON, then the tensors (huggingface/safetensors, README).
+    """
+    found: dict[str, Any] = {"files": 0, "bytes": 0, "parameters": {}, "error": None}
+    for path in shards:
+        try:
+            tensors = _header(path)
+            for tensor in tensors:
+                count = found["parameters"].get(tensor["dtype"], 0)
+                found["parameters"][tensor["dtype"]] = count + prod(tensor["shape"])
+                found["bytes"] += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+            found["files"] += 1
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            return found | {"error": f"{path.name}: {error}"}
+    return found
+
+
+def _header(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file's header. Raises ValueError for what is no such file, or one that was cut off."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER, max(size - 8, 0)):
+            raise ValueError(f"its header would have {length} bytes in a file of {size}")
+        entries = json.loads(file.read(length))
+    tensors = [entry for name, entry in entries.items() if name != "__metadata__"]
+    end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+    if end != size:
+        raise ValueError(f"its header describes a file of {end} bytes, it has {size}")
+    return tensors
+
+
+def _tree(root: Path, trees: Trees) -> dict[str, Any]:
+    """What both folders have in common; `entries` holds the files. A file that cannot be read is the reason."""
+    found = {"path": str(root), "exists": root.is_dir(), "files": 0, "bytes": 0, "digest": None}
+    if not found["exists"]:
+        return found | {"reason": f"{root} is not a directory"}
+    files = dict(sorted(_walk(root)))
+    size = sum(stat.st_size for stat in files.values())
+    try:
+        digest, reason = trees.digest(root, files), None
+    except OSError as error:
+        digest, reason = None, f"{error.filename or root}: {error.strerror}"
+    return found | {"files": len(files), "bytes": size, "digest": digest, "reason": reason, "entries": files}
+
+
+def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every regular file as `migrate_host.manifest` sees it: links followed to files, bytecode caches left out."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name != BYTECODE]
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file():
+                yield path.relative_to(root).as_posix(), path.stat()
+
+
+def _model(root: Path, name: str, files: Files) -> dict[str, Any]:
+    start = f"{name}/"
+    own = {path.removeprefix(start): stat.st_size for path, stat in files.items() if path.startswith(start)}
+    folder = root / name
+    versions = [e.name for e in os.scandir(folder) if e.is_dir() and e.name.isdecimal()]
+    texts, left_out = _texts(folder, [path for path in own if _is_text(path)])
+    return {
+        "versions": sorted(versions, key=int),
+        "listing": dict(list(own.items())[:MAX_FILES]),
+        "listing_left_out": max(0, len(own) - MAX_FILES),
+        "texts": texts,
+        "texts_left_out": left_out,
+    }
+
+
+def _is_text(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name == _CONFIG or (name.endswith(".json") and name not in _BULKY and not name.endswith(".index.json"))
+
+
+def _texts(folder: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The texts without their secrets, the shortest way down first, and the names of those that are too long."""
+    texts: dict[str, str] = {}
+    left_out, room, key = [], MAX_TEXTS, read_machine_id()
+    for name in sorted(names, key=lambda path: (path.count("/"), path)):
+        text = _text(folder / name)
+        if text is None or len(text) > room:
+            left_out.append(name)
+        else:
+            room -= len(text)
+            texts[name] = without_secrets(name, text, key)
+    return texts, left_out
+
+
+def _text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            read = file.read(MAX_TEXT + 1)
+    except OSError:
+        return None
+    return read.decode("utf-8", errors="replace") if len(read) <= MAX_TEXT else None
+
+
+def _sha256(path: Path) -> str:
+    digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
+    with path.open("rb", buffering=0) as file:
+        while read := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:read])
+    return digest.hexdigest()
