@@ -124,7 +124,9 @@ def _findings(
     driver = (facts.get("driver") or {}).get("version")
     version = knowledge.version_of(settings.vllm.image)
     found = knowledge.check(version, flags, environment, architecture=_architecture(facts), driver=driver)
-    for capability in sorted({str(gpu["compute_capability"]) for gpu in facts.get("gpus") or []}):
+    for capability in sorted(
+        {str(gpu["compute_capability"]) for gpu in facts.get("gpus") or [] if gpu.get("compute_capability")}
+    ):
         found += knowledge.check_capability(version, capability)
     for finding in found:
         where = _where(finding, settings)

@@ -46,7 +46,8 @@ def _gpu_names(facts: Mapping[str, Any]) -> list[str]:
 
 def _gpu_free(facts: Mapping[str, Any]) -> int | None:
     """Free bytes of the fullest card, None without one."""
-    return min((int(gpu["memory_free"]) for gpu in facts.get("gpus") or []), default=None)
+    free = [gpu.get("memory_free") for gpu in facts.get("gpus") or []]
+    return None if not free or None in free else min(map(int, free))
 
 
 def _container_spec(facts: Mapping[str, Any]) -> str | None:

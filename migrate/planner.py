@@ -86,9 +86,10 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
 def refuse_unfit(settings: Settings, facts: Facts) -> None:
     """Raise Refused, naming the setting, for what no phase could mend; GateFailed where the registry is silent."""
     triton = facts.get("triton") or {}
-    _refuse_owner(facts.get("owner") or {})
-    if not triton.get("container"):
+    owner = facts.get("owner") or {"kind": _OWNER}
+    if not triton.get("container") and owner["kind"] in {_OWNER, "unknown"}:
         raise Refused(f"triton_container: there is no container {settings.triton.container!r} on the host")
+    _refuse_owner(owner)
     if not triton.get("live"):
         raise Refused(f"triton_http_port: nothing answers as Triton on port {settings.triton.http_port}")
     if not (facts.get("model_repository") or {}).get("exists"):
@@ -111,8 +112,8 @@ def refuse_unfit(settings: Settings, facts: Facts) -> None:
 
 def _refuse_owner(owner: Mapping[str, Any]) -> None:
     """Raise Refused where something else than a compose project owns the Triton process."""
-    kind = owner.get("kind", _OWNER)
-    if kind in {_OWNER, "unknown"}:
+    kind = owner["kind"]
+    if kind == _OWNER:
         return
     evidence = "; ".join(owner.get("evidence") or [])
     raise Refused(

@@ -34,9 +34,9 @@ class Sizing:
 def size(settings: Settings, facts: Facts) -> Sizing:
     """How vLLM fits beside Triton, started with `vllm_args`. Raises Refused, with the nearest setting, where not."""
     flags: Flags = settings.vllm.args
-    gpus = list(facts.get("gpus") or [])
+    gpus = _measured(facts)
     if settings.vllm.gpus == "none" or not gpus:
-        why = "vllm_gpus is none" if settings.vllm.gpus == "none" else "nvidia-smi lists no GPU"
+        why = "vllm_gpus is none" if settings.vllm.gpus == "none" else "nvidia-smi shows no GPU with its memory"
         return Sizing("side-by-side", f"{why}: vLLM gets {settings.vllm.memory_limit} of the host's memory")
     model, used = _model(facts), _visible(gpus, settings)[: _cards(flags)]
     if len(used) < _cards(flags):
@@ -65,7 +65,7 @@ def size(settings: Settings, facts: Facts) -> Sizing:
 
 def judged(settings: Settings, facts: Facts) -> tuple[dict[str, Any], ...]:
     """Every promise of `migrate_expectations` with a verdict (possible, unlikely, impossible, unknown) and why."""
-    gpus = _visible(facts.get("gpus") or [], settings)
+    gpus = _visible(_measured(facts), settings)
     card = cards.find(str(gpus[0]["name"]), int(gpus[0]["memory_total"])) if gpus else None
     promises = settings.migrate.expectations
     return tuple(line for promise in promises for line in _judged(promise, card, settings.vllm.args, facts))
@@ -110,6 +110,11 @@ def _cards(flags: Flags) -> int:
     names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
     sizes = [int(flags.get(name, 1)) for name in names]
     return sizes[0] * sizes[1] * sizes[2]
+
+
+def _measured(facts: Facts) -> list[Mapping[str, Any]]:
+    """The cards whose memory nvidia-smi shows; with MIG it may show none."""
+    return [gpu for gpu in facts.get("gpus") or [] if gpu.get("memory_total") and gpu.get("memory_free") is not None]
 
 
 def _visible(gpus: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:

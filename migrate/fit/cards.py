@@ -53,7 +53,7 @@ class Card:
 def every() -> tuple[Card, ...]:
     """All known cards."""
     text = (resources.files("migrate.fit") / "cards.yaml").read_text(encoding="utf-8")
-    return tuple(Card(key=key, **row) for key, row in yaml.safe_load(text).items())
+    return tuple(Card(key=key, **row) for key, row in yaml.load(text, yaml.CSafeLoader).items())
 
 
 def get(key: str) -> Card:

@@ -126,4 +126,4 @@ def _has(config: Config, kind: dict[str, Any], part: str) -> bool:
 @cache
 def _architectures() -> dict[str, dict[str, Any]]:
     text = (resources.files("migrate.fit") / "architectures.yaml").read_text(encoding="utf-8")
-    return {name: kind for name, kind in yaml.safe_load(text).items() if not name.startswith("_")}
+    return {name: kind for name, kind in yaml.load(text, yaml.CSafeLoader).items() if not name.startswith("_")}

@@ -88,7 +88,7 @@ class Table:
 @cache
 def load(path: Path = FILE) -> Table:
     """Read the table."""
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     return Table(
         first=Version(data["first"]),
         last=Version(data["last"]),

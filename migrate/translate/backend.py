@@ -19,7 +19,9 @@ _TRTLLM_ENGINE = "tensorrt_llm_model_name"
 @cache
 def table() -> Mapping[str, Any]:
     """`backends.yaml`."""
-    loaded: Mapping[str, Any] = yaml.safe_load(files(__package__).joinpath("backends.yaml").read_text("utf-8"))
+    loaded: Mapping[str, Any] = yaml.load(
+        files(__package__).joinpath("backends.yaml").read_text("utf-8"), yaml.CSafeLoader
+    )
     return loaded
 
 

@@ -50,7 +50,9 @@ def pools(arguments: Mapping[str, Any]) -> str:
 @cache
 def table() -> Mapping[str, Any]:
     """`engine_args.yaml`."""
-    loaded: Mapping[str, Any] = yaml.safe_load(files(__package__).joinpath("engine_args.yaml").read_text("utf-8"))
+    loaded: Mapping[str, Any] = yaml.load(
+        files(__package__).joinpath("engine_args.yaml").read_text("utf-8"), yaml.CSafeLoader
+    )
     return loaded
 
 

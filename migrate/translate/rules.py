@@ -61,7 +61,7 @@ def rule_for(leaf: Leaf, kind: str) -> Rule:
 @cache
 def table() -> tuple[Rule, ...]:
     """All rows of `rules.yaml`, in the file's order."""
-    rows = yaml.safe_load(files(__package__).joinpath("rules.yaml").read_text("utf-8"))
+    rows = yaml.load(files(__package__).joinpath("rules.yaml").read_text("utf-8"), yaml.CSafeLoader)
     return tuple(_rule(row) for row in rows)
 
 

@@ -34,6 +34,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("triton.models", [], Refused, "triton_models: Triton does not serve phi2"),
         ("triton.models", [{"name": "phi2"}], Refused, "triton_models: Triton does not serve phi2"),
         ("owner", {"kind": "kubernetes", "evidence": ["cgroup kubepods"]}, Refused, "kubernetes.*kubepods"),
+        ("owner", {"kind": "unknown", "evidence": ["Docker Swarm"]}, Refused, "owned by unknown.*Docker Swarm"),
         ("owner", {"kind": "systemd", "name": "triton.service"}, Refused, "owned by systemd triton.service"),
         ("model_repository.exists", False, Refused, "triton_model_repository"),
         ("weights.exists", False, Refused, "vllm_weights_source"),

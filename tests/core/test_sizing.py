@@ -75,6 +75,13 @@ def test_without_a_card_nothing_is_claimed_of_memory(changed: dict[str, str]) ->
     assert "vllm_gpus" in sized.reason or "no GPU" in sized.reason
 
 
+def test_a_card_in_parts_claims_nothing() -> None:
+    found = gpu_facts()
+    found["gpus"][0] |= {"memory_free": None, "memory_total": None, "compute_capability": None}
+    assert sizing.size(settings(), found).memory is None
+    assert planner.make("gpu01", settings(), found, "t", NOW).memory is None
+
+
 def test_promises_are_held_against_the_card() -> None:
     chosen = settings(
         migrate_expectations=[
