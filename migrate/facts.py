@@ -52,7 +52,9 @@ def _gpu_free(facts: Mapping[str, Any]) -> int | None:
 
 def _container_spec(facts: Mapping[str, Any]) -> str | None:
     container = (facts.get("triton") or {}).get("container") or {}
-    return digest({key: container.get(key) for key in ("command", "env_hashes", "mounts", "ports")})
+    # Docker lists mounts in another order each time.
+    mounts = sorted(container.get("mounts") or [], key=lambda mount: str(mount.get("Destination")))
+    return digest({key: container.get(key) for key in ("command", "env_hashes", "ports")} | {"mounts": mounts})
 
 
 _COMPUTED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
