@@ -19,6 +19,8 @@ from migrate.translate import Entry, Outcome, Sure, Translation
 
 Facts = Mapping[str, Any]
 _UTILIZATION = "gpu-memory-utilization"
+_NO_ADAPTER = "no adapter is staged"
+_NOT_PASSED = {_UTILIZATION: "what is free beside Triton decides, unless vllm_args does"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,15 @@ def engine(settings: Settings, facts: Facts) -> Engine:
     flags = {**_scalars(translated.flags), **settings.vllm.args}
     environment = {**translated.environment, **settings.vllm.environment}
     findings = _findings(settings, facts, flags, environment)
-    wrong = {finding.name for finding in findings if finding.severity is Severity.ERROR}
+    wrong = {finding.name: finding.problem for finding in findings if finding.severity is Severity.ERROR}
+    flags = {name: value for name, value in flags.items() if name not in wrong}
+    environment = {name: value for name, value in environment.items() if name not in wrong}
+    moving = settings.triton.models
     return Engine(
-        {name: value for name, value in flags.items() if name not in wrong},
-        {name: value for name, value in environment.items() if name not in wrong},
-        tuple(_overridden(model, settings) for model in models),
-        (*findings, *_lost_adapters(translated)),
+        flags,
+        environment,
+        tuple(_effective(m, settings, flags, wrong) if m.model in moving else m for m in models),
+        (*findings, *_lost_adapters(translated), *_metrics(settings)),
     )
 
 
@@ -114,7 +119,13 @@ def _one_engine(settings: Settings, models: Sequence[Translation]) -> translate.
 def _scalars(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Values as `vllm_args` takes them; adapters are left out, since none is staged."""
     kept = {name: value for name, value in flags.items() if "lora" not in name and value is not None}
-    return {n: json.dumps(v, sort_keys=True) if isinstance(v, Mapping) else v for n, v in kept.items()}
+    return {name: value if _is_plain(value) else json.dumps(value, sort_keys=True) for name, value in kept.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is one argument, or a list of which each item is one; anything else is passed as JSON."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(item, str | int | float | bool) for item in items)
 
 
 def _findings(
@@ -123,7 +134,14 @@ def _findings(
     """What to look at. Raises SettingsError for an error that the inventory holds, with the replacement."""
     driver = (facts.get("driver") or {}).get("version")
     version = knowledge.version_of(settings.vllm.image)
-    found = knowledge.check(version, flags, environment, architecture=_architecture(facts), driver=driver)
+    found = knowledge.check(
+        version,
+        flags,
+        environment,
+        variant=knowledge.variant_of(settings.vllm.image),
+        architecture=_architecture(facts),
+        driver=driver,
+    )
     for capability in sorted(
         {str(gpu["compute_capability"]) for gpu in facts.get("gpus") or [] if gpu.get("compute_capability")}
     ):
@@ -137,7 +155,7 @@ def _findings(
 
 def _where(finding: Finding, settings: Settings) -> str:
     """The inventory's variable that a finding is about, "" where only the translation wrote it."""
-    if finding.name in settings.vllm.args or finding.name.replace("-", "_") in settings.vllm.args:
+    if finding.name in settings.vllm.args:
         return "vllm_args"
     if finding.name in settings.vllm.environment:
         return "vllm_environment"
@@ -153,30 +171,47 @@ def _architecture(facts: Facts) -> str | None:
     return str(named[0]) if named else None
 
 
-def _overridden(model: Translation, settings: Settings) -> Translation:
-    """The translation with a last line for every flag that the inventory decides instead."""
-    if model.model not in settings.triton.models:
-        return model
-    lines = tuple(
-        Entry(
-            f"vllm_args.{name}",
-            value,
-            Outcome.MAPPED,
-            f"--{name}",
-            value,
-            _decides(model, name, value),
-            Sure.EXACT,
-        )
-        for name, value in settings.vllm.args.items()
-    )
-    return replace(model, entries=(*model.entries, *lines))
+def _effective(
+    model: Translation, settings: Settings, flags: Mapping[str, Any], wrong: Mapping[str, str]
+) -> Translation:
+    """The translation with what vLLM is really started with: no entry names a flag that is not passed so.
+
+    What the inventory decides has lines of its own at the end.
+    """
+    entries = [_passed(entry, settings, flags, wrong) for entry in model.entries]
+    ours = [_decided(model, name, value) for name, value in settings.vllm.args.items()]
+    return replace(model, entries=(*entries, *ours))
 
 
-def _decides(model: Translation, name: str, value: Any) -> str:
+def _passed(entry: Entry, settings: Settings, flags: Mapping[str, Any], wrong: Mapping[str, str]) -> Entry:
+    name = entry.target.removeprefix("--")
+    if not entry.target.startswith("--"):
+        return entry
+    if name == "served-model-name":
+        reason = f"the gateway maps it to {settings.vllm.served_model_name}: {entry.reason}"
+        return replace(entry, target="gateway model", reason=reason)
+    if name in settings.vllm.args:
+        return replace(entry, outcome=Outcome.DROPPED, target="", result=None, reason=f"vllm_args.{name} decides")
+    if name in flags:
+        return replace(entry, result=flags[name])
+    reason = wrong.get(name) or _NOT_PASSED.get(name, _NO_ADAPTER)
+    return replace(entry, outcome=Outcome.LOSSY, target="", result=None, reason=reason, sure=Sure.REVIEW)
+
+
+def _decided(model: Translation, name: str, value: Any) -> Entry:
+    """The line of a setting of the inventory, and whether Triton's own settings say the same."""
     if name not in model.flags:
-        return "the inventory asks for it"
-    same = model.flags[name] == value
-    return "the inventory says so too" if same else f"the inventory decides, not {model.flags[name]!r}"
+        reason = "the inventory asks for it"
+    elif model.flags[name] == value:
+        reason = "the inventory says so too"
+    else:
+        reason = f"the inventory decides, not {model.flags[name]!r}"
+    return Entry(f"vllm_args.{name}", value, Outcome.MAPPED, f"--{name}", value, reason, Sure.EXACT)
+
+
+def _metrics(settings: Settings) -> list[Finding]:
+    """The metrics of the operator's dashboards that the release does not serve."""
+    return knowledge.check_metrics(knowledge.version_of(settings.vllm.image), settings.migrate.metrics_used)
 
 
 def _lost_adapters(translated: translate.Engine) -> list[Finding]:

@@ -18,6 +18,10 @@ from migrate.errors import Refused, SettingsError
 from migrate.facts import fact
 
 SCHEMA = 2
+CARRIED = {"vllm_image.digest"}
+"""Facts that the plan carries out itself: accepting another value would change nothing."""
+REHEARSED = {"nginx.digest"}
+"""Facts that a run works on from its start: accepting another value needs a new plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +189,19 @@ def drift(
     return found
 
 
-def refuse_drift(moved: Sequence[Drift], host: str, command: str, *, otherwise: str) -> None:
+def refuse_drift(
+    moved: Sequence[Drift], host: str, command: str, *, otherwise: str, has_begun: bool = False
+) -> None:
     """Raise Refused with what moved and the line to paste to accept it, where anything moved."""
     if not moved:
         return
-    accept = " ".join(f"--accept-drift {drift.key}" for drift in moved)
+    fixed = CARRIED | REHEARSED if has_begun else CARRIED
+    so_far = "no traffic has moved" if has_begun else "nothing was touched"
+    accept = " ".join(f"--accept-drift {drift.key}" for drift in moved if drift.key not in fixed)
     lines = "".join(f"\n  {drift}" for drift in moved)
+    taken = f", or take it as it is: {command} {accept}" if accept else ""
     raise Refused(
-        f"{host} is no longer as planned (- planned, + now); nothing was touched:{lines}",
-        advice=f"look; then {otherwise}, or take it as it is: {command} {accept}",
+        f"{host} is no longer as planned (- planned, + now); {so_far}:{lines}", advice=f"look; then {otherwise}{taken}"
     )
 
 

@@ -12,11 +12,13 @@ from migrate import engine as engines
 from migrate.census import as_dicts, census, notes
 from migrate.errors import GateFailed, Refused
 from migrate.facts import FREE, fact
+from migrate.knowledge import Finding, Severity
 from migrate.phases import PHASES
 from migrate.plan import PhasePlan, Plan, Predicate
 from migrate.settings import Settings
 
 _GIB = 1024**3
+_IMAGES = 20 * _GIB
 _UTILIZATION = "gpu-memory-utilization"
 Facts = Mapping[str, Any]
 
@@ -73,7 +75,7 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
             routes_kept=tuple(kept_routes(settings, facts)),
             translation=tuple(engines.as_json(model) for model in models),
             engines=engines.possible(settings, models),
-            findings=tuple(asdict(finding) for finding in engine.findings),
+            findings=tuple(asdict(finding) for finding in (*engine.findings, *_taken_ports(settings, facts))),
             memory=sized.memory,
             revivers=tuple((facts.get("owner") or {}).get("revivers") or ()),
             clients=tuple(as_dicts(census(facts, settings))),
@@ -85,23 +87,51 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
 
 def refuse_unfit(settings: Settings, facts: Facts) -> None:
     """Raise Refused, naming the setting, for what no phase could mend; GateFailed where the registry is silent."""
-    triton = facts.get("triton") or {}
-    owner = facts.get("owner") or {"kind": _OWNER}
-    if not triton.get("container") and owner["kind"] in {_OWNER, "unknown"}:
-        raise Refused(f"triton_container: there is no container {settings.triton.container!r} on the host")
-    _refuse_owner(owner)
-    if not triton.get("live"):
-        raise Refused(f"triton_http_port: nothing answers as Triton on port {settings.triton.http_port}")
-    if not (facts.get("model_repository") or {}).get("exists"):
-        raise Refused(f"triton_model_repository: {settings.triton.model_repository} is not a directory on the host")
-    if not (facts.get("weights") or {}).get("exists"):
-        raise Refused(f"vllm_weights_source: {settings.vllm.weights_source} is not a directory on the host")
+    _refuse_unread(facts)
+    _refuse_triton(settings, facts)
+    for name, part, folder in (
+        ("triton_model_repository", "model_repository", settings.triton.model_repository),
+        ("vllm_weights_source", "weights", settings.vllm.weights_source),
+    ):
+        if not (facts.get(part) or {}).get("exists"):
+            raise Refused(
+                f"{name}: {folder} is not a directory on the host", advice=f"ls -ld {folder} there; then {name}"
+            )
     image = facts.get("vllm_image") or {}
     if not image.get("digest"):
         why = image.get("error") or "the registry gave none"
         raise GateFailed(
             f"vllm_image: stage could not fetch {settings.vllm.image}: {why}; nothing was changed, Triton serves",
             advice="see that the host reaches the registry, then plan again",
+        )
+
+
+def _refuse_unread(facts: Facts) -> None:
+    """Raise Refused for a part of the host that could not be read: a plan does not rest on what nobody saw."""
+    if (facts.get("docker") or {}).get("server_ok") is False:
+        reason = facts["docker"].get("reason")
+        raise Refused(f"the Docker engine does not answer: {reason}", advice="on the host: systemctl status docker")
+    for part in ("nginx", "model_repository", "weights"):
+        found = facts.get(part) or {}
+        if found.get("reason") and found.get("exists", True):
+            raise Refused(
+                f"{part} could not be read: {found['reason']}", advice="mend that on the host, then plan again"
+            )
+
+
+def _refuse_triton(settings: Settings, facts: Facts) -> None:
+    triton, name = facts.get("triton") or {}, settings.triton.container
+    owner = facts.get("owner") or {"kind": _OWNER}
+    if not triton.get("container") and owner["kind"] in {_OWNER, "unknown"}:
+        there = ", ".join(sorted(str(one["name"]) for one in facts.get("containers") or [])) or "no container"
+        raise Refused(
+            f"triton_container: there is no container {name!r} on the host", advice=f"set it to one of: {there}"
+        )
+    _refuse_owner(owner)
+    if not triton.get("live"):
+        raise Refused(
+            f"triton_http_port: nothing answers as Triton on port {settings.triton.http_port}",
+            advice=f"on the host: docker logs {name}; then triton_http_port",
         )
     ready = {model["name"] for model in triton.get("models") or [] if model.get("state") == "READY"}
     if missing := set(settings.triton.models) - ready:
@@ -146,25 +176,48 @@ def _read_set(settings: Settings, facts: Facts, sized: sizing.Sizing) -> tuple[P
     steady = [Predicate(key, "==", fact(facts, key), fact(facts, key)) for key in _STEADY]
     known = [predicate for predicate in steady if predicate.value is not None]
     share = sized.memory["bytes"]["share"] if sized.memory and sized.strategy == "side-by-side" else 0
-    free = [Predicate("gpus.free", ">=", share, fact(facts, "gpus.free"), "deploy")] if share else []
-    return (*known, *free, *_changed(settings, facts))
+    keys = [f"gpus.{uuid}" for uuid in sized.cards if share]
+    free = [Predicate(key, ">=", share, fact(facts, key), "deploy") for key in keys]
+    found = (*known, *free, *_changed(settings, facts))
+    if wrong := [predicate for predicate in found if not predicate.holds(predicate.seen)]:
+        told = "; ".join(f"{p.key} is {p.seen:,}, {p.value:,} is needed" for p in wrong)
+        raise Refused(f"the host has too little room: {told}", advice="make room, then plan again")
+    return found
+
+
+def _taken_ports(settings: Settings, facts: Facts) -> list[Finding]:
+    """What listens where vLLM, the gateway or the switch are to listen; preflight refuses it."""
+    users = {port: fact(facts, f"ports.{port}") for port in sorted(_ports(settings))}
+    return [
+        Finding(f"port {port}", "port", f"used by {user}", "stop that, or choose another port", "host", Severity.ERROR)
+        if user
+        else Finding(f"port {port}", "port", "not known whether it is free", "ss -ltn", "host", Severity.REVIEW)
+        for port, user in users.items()
+        if user != FREE
+    ]
+
+
+def _ports(settings: Settings) -> dict[int, str]:
+    """Every port of ours, and the phase that takes it."""
+    ours = {settings.vllm.port: "deploy", settings.gateway.port: "deploy"}
+    return ours | dict.fromkeys([settings.switch.rehearsal_port, *settings.switch.ports.values()], "rehearse")
 
 
 def _changed(settings: Settings, facts: Facts) -> list[Predicate]:
     """What a phase changes itself: the staged image and its room, and the ports that were free."""
-    digest, room = fact(facts, "vllm_image.digest"), fact(facts, "disks./.free")
-    ours = {settings.vllm.port: "deploy", settings.gateway.port: "deploy"}
-    ours |= dict.fromkeys([settings.switch.rehearsal_port, *settings.switch.ports.values()], "rehearse")
-    free = [Predicate(f"ports.{port}", "==", FREE, FREE, changed_by) for port, changed_by in sorted(ours.items())]
+    digest = fact(facts, "vllm_image.digest")
+    room = {f"disks.{folder}": size for folder, size in disk_needed(facts).items()}
+    ours = sorted(_ports(settings).items())
+    free = [Predicate(f"ports.{port}", "==", FREE, FREE, changed_by) for port, changed_by in ours]
     return [
         Predicate("vllm_image.digest", "==", digest, digest, "stage"),
-        Predicate("disks./.free", ">=", _disk_needed(facts), room, "stage"),
+        *(Predicate(key, ">=", size, fact(facts, key), "stage") for key, size in room.items()),
         *(predicate for predicate in free if predicate.holds(fact(facts, predicate.key))),
     ]
 
 
-def _disk_needed(facts: Facts) -> int:
-    """Bytes: the model repository's archive, the copied weights, and a fifth on top, at least 1 GiB."""
+def disk_needed(facts: Facts) -> dict[str, int]:
+    """Free bytes that the phases need, by folder: images where Docker keeps them; archive, weights, spare room."""
     repository = int(fact(facts, "model_repository.bytes") or 0)
     weights = int(fact(facts, "weights.bytes") or 0)
-    return max(_GIB, (repository + weights) * 6 // 5)
+    return {"/var/lib/docker": _IMAGES, "/var/lib/migrate": 2 * repository + weights + _GIB}

@@ -164,7 +164,13 @@ def _refuse_drift(run: Run) -> None:
     passed = [name for name, state in states(run.journal.records, NAMES).items() if state is State.PASSED]
     moved = planning.drift(run.plan, found.facts, passed=passed, accepted=accepted_drift(run.journal.records))
     host = run.plan.host
-    planning.refuse_drift(moved, host, f"migrate continue --host {host}", otherwise=f"migrate rollback --host {host}")
+    planning.refuse_drift(
+        moved,
+        host,
+        f"migrate continue --host {host}",
+        otherwise=f"migrate rollback --host {host} --to before-deploy, and plan again",
+        has_begun=True,
+    )
 
 
 def accepted_drift(records: Sequence[Record]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from migrate.errors import SettingsError
 
@@ -63,6 +63,19 @@ class Vllm(_Section):
     gpus: Literal["all", "none"] = "all"
     start_timeout_s: int = Field(1200, ge=10)
     project_dir: AbsolutePath = "/opt/migrate/vllm"
+
+    @field_validator("args")
+    @classmethod
+    def _one_spelling(cls, args: dict[str, Any]) -> dict[str, Any]:
+        """Options with dashes, as `vllm serve` shows them; keys inside a JSON value (after a dot) stay as they are."""
+        named: dict[str, Any] = {}
+        for name, value in args.items():
+            head, dot, path = name.partition(".")
+            key = head.replace("_", "-") + dot + path
+            if key in named:
+                raise ValueError(f"{name} and {key} are the same option")
+            named[key] = value
+        return named
 
 
 class Gateway(_Section):
@@ -161,6 +174,7 @@ class Migrate(_Section):
     accept_inconclusive: dict[str, str] = {}
     plan_expiry_h: int = Field(72, ge=1)
     expectations: list[Expectation] = []
+    metrics_used: list[str] = []
 
 
 class Census(_Section):

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json import loads
 from typing import Any
 
 from migrate import fit
-from migrate.errors import Refused
+from migrate.errors import Refused, SettingsError
 from migrate.fit import cards, view
 from migrate.fit.headers import from_facts
 from migrate.fit.memory import UTILIZATION
-from migrate.fit.units import gib
 from migrate.settings import Expectation, Settings
 
 Facts = Mapping[str, Any]
 Flags = Mapping[str, Any]
+_SHARE = "gpu-memory-utilization"
+_TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
+_SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 1 << 20}
+# The container of an earlier deploy, as compose names it.
+_OURS = "vllm-vllm-1"
 
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """Strategy, why, gaps in seconds, `--gpu-memory-utilization` (0: no card), and where the memory goes."""
+    """Strategy, why, gaps in seconds, `--gpu-memory-utilization` (0: no card), where the memory goes, UUIDs."""
 
     strategy: str
     reason: str
@@ -29,6 +34,7 @@ class Sizing:
     gap_there_s: float = 0.0
     gap_back_s: float = 0.0
     memory: Mapping[str, Any] | None = None
+    cards: tuple[str, ...] = ()
 
 
 def size(settings: Settings, facts: Facts) -> Sizing:
@@ -39,28 +45,38 @@ def size(settings: Settings, facts: Facts) -> Sizing:
         why = "vllm_gpus is none" if settings.vllm.gpus == "none" else "nvidia-smi shows no GPU with its memory"
         return Sizing("side-by-side", f"{why}: vLLM gets {settings.vllm.memory_limit} of the host's memory")
     model, used = _model(facts), _visible(gpus, settings)[: _cards(flags)]
+    _refuse_our_own(used)
     if len(used) < _cards(flags):
         raise Refused(
-            f"vllm_args: {_cards(flags)} GPUs are asked for, the host has {len(_visible(gpus, settings))} for it"
+            f"vllm_args: {_cards(flags)} GPUs are asked for, the host has {len(_visible(gpus, settings))} for it",
+            advice="lower tensor-parallel-size, or name the cards in CUDA_VISIBLE_DEVICES",
         )
-    smallest = min(used, key=lambda gpu: int(gpu["memory_total"]))
-    total, free = int(smallest["memory_total"]), min(int(gpu["memory_free"]) for gpu in used)
-    wanted = fit.fit(model, total, _setting(flags, float(flags.get("gpu-memory-utilization", UTILIZATION))))
-    chosen = fit.strategy(free, total, _triton_used(used, facts), wanted.needed, wanted.weights.bytes)
-    card = cards.find(str(smallest["name"]), total)
-    utilization = _utilization(flags, chosen.utilization)
-    seen = fit.fit(model, total, _setting(flags, utilization)) if utilization else wanted
-    changes = fit.nearest(model, total, seen.setting, card)
+    chosen, seen, changes = _fitted(model, used, flags, facts)
     if chosen.name == "refuse" or not seen.fits:
         raise Refused(f"vLLM does not fit: {chosen.reason}; {'; '.join(seen.reasons)}", advice=_advice(changes))
-    if "gpu-memory-utilization" in flags and utilization > chosen.utilization:
+    utilization = seen.setting.utilization
+    if _SHARE in flags and utilization > chosen.utilization:
         raise Refused(
-            f"vllm_args: gpu-memory-utilization {utilization} is more than is free: {gib(free)} of {gib(total)}",
+            f"vllm_args: {_SHARE} {utilization} is more than is free: {chosen.reason}",
             advice=f"set it to {chosen.utilization}, or leave it out: the plan computes it",
         )
-    text = view.as_text(model, seen, changes, None, card)
-    memory = view.as_json(seen, changes, None, None) | {"text": text, "card": smallest["name"]}
-    return Sizing(chosen.name, chosen.reason, utilization, chosen.gap_there_s, chosen.gap_back_s, memory)
+    name, uuids = str(used[0]["name"]), tuple(str(gpu["uuid"]) for gpu in used)
+    text = view.as_text(model, seen, changes, None, cards.find(name, seen.vram))
+    memory = view.as_json(seen, changes, None, None) | {"text": text, "card": name}
+    return Sizing(chosen.name, chosen.reason, utilization, chosen.gap_there_s, chosen.gap_back_s, memory, uuids)
+
+
+def _fitted(
+    model: fit.Model, used: Sequence[Mapping[str, Any]], flags: Flags, facts: Facts
+) -> tuple[fit.Strategy, fit.Fit, tuple[fit.Change, ...]]:
+    """Strategy, fit and what would help, on the smallest and the fullest of the cards."""
+    smallest = min(used, key=lambda gpu: int(gpu["memory_total"]))
+    total, free = int(smallest["memory_total"]), min(int(gpu["memory_free"]) for gpu in used)
+    wanted = fit.fit(model, total, _setting(flags, _number(flags, _SHARE, UTILIZATION)))
+    chosen = fit.strategy(free, total, _triton_used(used, facts), wanted.needed, wanted.weights.bytes)
+    utilization = _utilization(flags, chosen.utilization)
+    seen = fit.fit(model, total, _setting(flags, utilization)) if utilization else wanted
+    return chosen, seen, fit.nearest(model, total, seen.setting, cards.find(str(smallest["name"]), total))
 
 
 def judged(settings: Settings, facts: Facts) -> tuple[dict[str, Any], ...]:
@@ -77,7 +93,7 @@ def _judged(promise: Expectation, card: cards.Card | None, flags: Flags, facts: 
         named = [name for name in ("tokens_per_s", "ttft_s", "joules_per_token") if wanted[name] is not None]
         because = "the card is not known: no GPU, or one that migrate/fit/cards.yaml does not list"
         return [_line(promise.by, name, wanted[name], None, "unknown", because) for name in named]
-    setting = _setting(flags, float(flags.get("gpu-memory-utilization", UTILIZATION)))
+    setting = _setting(flags, _number(flags, _SHARE, UTILIZATION))
     found = fit.judge(_model(facts), card, setting, fit.Expectations(**wanted))
     return [_line(promise.by, j.promise, j.promised, j.bound, str(j.verdict), j.because) for j in found]
 
@@ -99,17 +115,35 @@ def _model(facts: Facts) -> fit.Model:
 
 def _setting(flags: Flags, utilization: float) -> fit.Setting:
     return fit.Setting(
-        context=int(flags.get("max-model-len", 0)),
+        context=_tokens(flags.get("max-model-len", 0)),
         utilization=utilization,
-        tensor_parallel=int(flags.get("tensor-parallel-size", 1)),
+        tensor_parallel=int(_number(flags, "tensor-parallel-size")),
         kv_dtype=str(flags.get("kv-cache-dtype", "auto")),
     )
 
 
 def _cards(flags: Flags) -> int:
     names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
-    sizes = [int(flags.get(name, 1)) for name in names]
+    sizes = [int(_number(flags, name)) for name in names]
     return sizes[0] * sizes[1] * sizes[2]
+
+
+def _number(flags: Flags, name: str, default: float = 1) -> float:
+    try:
+        return float(flags.get(name, default))
+    except (TypeError, ValueError):
+        raise SettingsError(f"vllm_args: {name}: {flags[name]!r} is no number") from None
+
+
+def _tokens(value: Any) -> int:
+    """Tokens as `--max-model-len` takes them: 4096, 4k (thousands), 4K (of 1,024), auto and -1 (the model's own)."""
+    text = str(value).strip()
+    if text in {"auto", "-1"}:
+        return 0
+    found = _TOKENS.fullmatch(text)
+    if not found:
+        raise SettingsError(f"vllm_args: max-model-len: {value!r} is no number of tokens", advice="such as 8192 or 32k")
+    return int(float(found[1]) * _SUFFIXES[found[2]])
 
 
 def _measured(facts: Facts) -> list[Mapping[str, Any]]:
@@ -125,7 +159,16 @@ def _visible(gpus: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapp
 
 
 def _utilization(flags: Flags, free: float) -> float:
-    return float(flags["gpu-memory-utilization"]) if "gpu-memory-utilization" in flags else min(UTILIZATION, free)
+    return _number(flags, _SHARE) if _SHARE in flags else min(UTILIZATION, free)
+
+
+def _refuse_our_own(gpus: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Refused where a vLLM of an earlier run still holds a card: its memory is not another's."""
+    if any(process.get("container") == _OURS for gpu in gpus for process in gpu.get("processes") or []):
+        raise Refused(
+            f"the container {_OURS} of an earlier run still holds a card",
+            advice="migrate rollback --host HOST --to before-deploy, then plan again",
+        )
 
 
 def _triton_used(gpus: Sequence[Mapping[str, Any]], facts: Facts) -> int:

@@ -39,8 +39,13 @@ def for_run(plan: Plan, settings: Settings, run: str, raw: Path, switch_config: 
         "hostctl_config": hostctl_config(settings),
         "goldens_requests": golden_requests(settings),
         "switch_config": switch_config,
-        "check_config": {},
+        "check_config": {"disk_space": {"disk_space_needed": _disk_needed(plan)}},
     }
+
+
+def _disk_needed(plan: Plan) -> dict[str, int]:
+    """Folder -> free bytes, as the plan's read set has them."""
+    return {p.key.removeprefix("disks."): p.value for p in plan.read_set if p.key.startswith("disks./")}
 
 
 def image_by_digest(reference: str, digest: str) -> str:

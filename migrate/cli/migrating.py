@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -33,8 +29,8 @@ from migrate.cli.app import (
 from migrate.cli.output import Output
 from migrate.cli.planning import read_plan
 from migrate.cli.planview import as_text
-from migrate.context import Run, Stop
-from migrate.errors import Declined, Held, MigrateError, Refused, UsageError
+from migrate.cli.running import Going, forward, headline, opened, say_report
+from migrate.errors import Declined, Held, Refused, UsageError
 from migrate.facts import fact
 from migrate.phases import NAMES, PHASES
 from migrate.plan import Plan
@@ -84,7 +80,7 @@ def apply(
             _approve(chosen, name, output, yes=yes)
         run = session.run_id(chosen)
         session.keep_facts(target, run, facts)
-        _forward(target, chosen, Going(run, through, "apply", accepted), output)
+        forward(target, chosen, Going(run, through, "apply", accepted), output)
 
 
 @app.command("continue", rich_help_panel=_GROUP)
@@ -107,8 +103,9 @@ def continue_(
         migration = _latest(target)
         if migration is None or migration.result:
             raise Refused(f"{host} has no unfinished migration", advice=f"migrate plan --host {host}")
+        _refuse_rehearsed(accept_drift, host)
         accepted = _accepted(accept_drift, migration.plan, session.discover(target)) if accept_drift else {}
-        _forward(target, migration.plan, Going(migration.run, through, "continue", accepted), output)
+        forward(target, migration.plan, Going(migration.run, through, "continue", accepted), output)
 
 
 @app.command(rich_help_panel=_GROUP)
@@ -134,9 +131,9 @@ def rollback(
                 "rollback", {"result": "nothing to do"}, f"nothing was migrated on {host}: nothing to roll back"
             )
             return
-        with _opened(target, migration.plan, migration.run, "rollback") as run:
+        with opened(target, migration.plan, migration.run, "rollback") as run:
             rolling_back.rollback(run, to)
-        _report(target, migration.run, output, "rollback")
+        say_report(target, migration.run, output, "rollback")
 
 
 @app.command(rich_help_panel=_GROUP)
@@ -159,58 +156,10 @@ def retire(
             raise Refused(f"{host} is not migrated", advice=f"migrate status --host {host}")
         if not yes:
             _ask(f"Triton's container, its entry in {target.settings.triton.compose_file} and its model files go", host)
-        with _opened(target, migration.plan, migration.run, "retire") as run:
+        with opened(target, migration.plan, migration.run, "retire") as run:
             removed = retiring.retire(run)
         output.result("retire", removed, _retired_text(removed))
-        _report(target, migration.run, output, "retire")
-
-
-@dataclass(frozen=True, slots=True)
-class Going:
-    """A way forward: the run, its last phase, the command's word, and the facts accepted in place of the plan's."""
-
-    run: str
-    through: str
-    verb: str
-    accepted: Mapping[str, Any]
-
-
-def _forward(target: Target, plan: Plan, going: Going, output: Output) -> None:
-    with _opened(target, plan, going.run, going.verb) as opened:
-        running.accept_drift(opened, going.accepted)
-        running.forward(opened, going.through)
-    _report(target, going.run, output, going.verb)
-
-
-@contextmanager
-def _opened(target: Target, plan: Plan, run: str, verb: str) -> Iterator[Run]:
-    stop = Stop()
-    try:
-        with _signals(stop, target.say), session.open_run(target, plan, run, verb, stop) as opened:
-            yield opened
-    except MigrateError:
-        target.say(_headline(target))
-        raise
-
-
-@contextmanager
-def _signals(stop: Stop, say: Callable[[str], None]) -> Iterator[None]:
-    def asked(number: int, frame: FrameType | None) -> None:
-        stop.asked, stop.signal = stop.asked + 1, number
-        if stop.asked > 2:
-            sys.exit(128 + number)
-        say(
-            "stopping at the next safe point"
-            if stop.asked == 1
-            else "stopping now; traffic goes back where it had moved"
-        )
-
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        say_report(target, migration.run, output, "retire")
 
 
 def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
@@ -224,9 +173,9 @@ def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
                 f"{target.name} is {migration.result} by its journal, but its traffic is on Triton",
                 advice=f"migrate rollback --host {target.name}, then migrate plan --host {target.name}",
             )
-        with _opened(target, migration.plan, migration.run, "apply") as run:
+        with opened(target, migration.plan, migration.run, "apply") as run:
             running.note_nothing_to_do(run)
-        text = f"{_headline(target)}\nnothing to do: {target.name} is {migration.result} (run {migration.run})"
+        text = f"{headline(target)}\nnothing to do: {target.name} is {migration.result} (run {migration.run})"
         output.result("apply", {"result": "nothing to do", "run": migration.run}, text)
         return True
     if migration.result == "":
@@ -260,11 +209,22 @@ def _accepted(keys: Sequence[str] | None, plan: Plan, facts: Mapping[str, Any]) 
     """The present value of every accepted key. Raises UsageError for one that the plan does not rely on."""
     relied_on = [predicate.key for predicate in plan.read_set]
     for key in keys or ():
+        if key in planning.CARRIED:
+            raise UsageError(f"--accept-drift {key}: the plan carries it", advice="make a new plan: migrate plan")
         if key not in relied_on:
             near = difflib.get_close_matches(key, relied_on, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"--accept-drift {key}: the plan does not rely on it{hint}", advice="migrate show PLAN")
     return {key: fact(facts, key) for key in keys or ()}
+
+
+def _refuse_rehearsed(keys: Sequence[str] | None, host: str) -> None:
+    """Raise UsageError for a fact that the run has worked on: what it rehearsed is the one of its start."""
+    if worked_on := planning.REHEARSED & set(keys or ()):
+        raise UsageError(
+            f"--accept-drift {', '.join(worked_on)}: this run rehearsed what was there when it began",
+            advice=f"migrate rollback --host {host} --to before-deploy, then migrate plan --host {host}",
+        )
 
 
 def _refuse_unusable(saved: Plan, facts: Mapping[str, Any], accepted: Mapping[str, Any], command: str) -> None:
@@ -293,22 +253,6 @@ def _ask(what: str, host: str) -> None:
 def _latest(target: Target) -> Migration | None:
     target.say(f"asking {target.name} what was done before")
     return session.latest(target)
-
-
-def _headline(target: Target) -> str:
-    try:
-        migration = session.latest(target)
-        answer = target.host.call("status") if target.host.installed() else None
-    except MigrateError as error:
-        return f"SERVING unknown: {error}"
-    return status.headline(target.name, answer, migration.records if migration else (), session.now())
-
-
-def _report(target: Target, run: str, output: Output, verb: str) -> None:
-    directory = target.state / run
-    line = _headline(target)
-    data = {"run": run, "report": str(directory / "report.html"), "headline": line}
-    output.result(verb, data, f"{line}\nreport: {directory / 'report.html'}")
 
 
 def _retired_text(removed: Mapping[str, object]) -> str:

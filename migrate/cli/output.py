@@ -13,6 +13,11 @@ from rich.console import Console
 _VERSION = 1
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: hosts and servers wrote parts of it."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
 class Output:
     """Where a command says things. `say` is progress, `result` the answer, `error` the one line of a failure.
 
@@ -29,6 +34,7 @@ class Output:
 
     def say(self, text: str) -> None:
         """One line of progress, with the seconds since the command began."""
+        text = printable(text)
         if not text:
             return
         if self.as_json:
@@ -42,16 +48,16 @@ class Output:
         if self.as_json:
             self._line({"type": kind, **data, "@message": text.splitlines()[0] if text else kind})
         else:
-            self._console.print(text, markup=False)
+            self._console.print(printable(text), markup=False)
 
     def error(self, message: str, advice: str, code: int) -> None:
         """What went wrong, and the next command to type."""
         if self.as_json:
             self._line({"type": "error", "exit_code": code, "advice": advice, "@message": message})
             return
-        print(f"migrate: {message}", file=sys.stderr)
+        print(f"migrate: {printable(message)}", file=sys.stderr)
         if advice:
-            print(f"  next: {advice}", file=sys.stderr)
+            print(f"  next: {printable(advice)}", file=sys.stderr)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began

@@ -63,7 +63,7 @@ def _translation(plan: Plan) -> list[str]:
     moving = [model for model in plan.translation if summary.fate(model, plan) == "moves"]
     lines = []
     for model in moving:
-        shown = [entry for entry in model["entries"] if _is_telling(entry, model)]
+        shown = [entry for entry in model["entries"] if _is_telling(entry)]
         lines += ["", f"Triton's settings of {model['model']} ({model['backend']} backend)", *map(_entry, shown)]
         lines += [f"    note: {_short(note, 200)}" for note in model["notes"]]
         rest = len(model["entries"]) - len(shown)
@@ -82,11 +82,8 @@ def _engine(engine: Mapping[str, Any]) -> str:
     return f"{', '.join(engine['models'])}: {engine['share']} of the card's memory ({note})"
 
 
-def _is_telling(entry: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
-    """Whether an entry says something of vLLM's start, or is a loss; what the inventory decides is told once."""
-    decided = {other["target"] for other in model["entries"] if other["source"].startswith("vllm_args.")}
-    if entry["target"] in decided:
-        return bool(entry["source"].startswith("vllm_args."))
+def _is_telling(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry says something of vLLM's start, or is a loss."""
     return bool(entry["outcome"] == "lossy" or entry["target"].startswith(("--", "env ")))
 
 
@@ -123,5 +120,4 @@ def _section(heading: str, lines: Sequence[str]) -> list[str]:
 
 def _short(value: Any, width: int = 60) -> str:
     text = "" if value is None else str(value)
-    text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= width else f"{text[: width - 1]}…"

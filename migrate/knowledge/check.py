@@ -61,14 +61,16 @@ def check(
     flags: Mapping[str, Any],
     environment: Mapping[str, str],
     *,
+    variant: str = "",
     architecture: str | None = None,
     driver: str | None = None,
 ) -> list[Finding]:
     """What is wrong with the flags (names as in `vllm_args`) and variables for a release, errors first.
 
-    `version` is `version_of(image)`; with None only names that no release has are errors, the rest is left to `stage`.
-    `architecture` is that of the model's config.json, `driver` the NVIDIA driver's version; without it (a host without
-    a GPU) the driver is not judged. A flag whose value is None is not passed to vLLM and not looked at.
+    `version` is `version_of(image)`, `variant` is `variant_of(image)`; without a version only names that no release has
+    are errors, the rest is left to `stage`. `architecture` is that of the model's config.json, `driver` the NVIDIA
+    driver's version; without it (a host without a GPU) the driver is not judged. A flag whose value is None is not
+    passed to vLLM and not looked at.
     """
     release = parse(version) if version else None
     passed = {_normal(name): value for name, value in flags.items() if value is not None}
@@ -78,7 +80,7 @@ def check(
         *(finding for name in passed for finding in _flag(name, asked)),
         *(finding for name in environment for finding in _variable(name, asked)),
         *_rules(asked, architecture, _branch(driver)),
-        *_driver(version, driver, environment),
+        *_driver(version, variant, driver, environment),
     ]
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
 
@@ -191,8 +193,8 @@ def _holds(rule: Rule, asked: _Asked, architecture: str | None, branch: int | No
     )
 
 
-def _driver(version: str | None, driver: str | None, environment: Mapping[str, str]) -> Iterator[Finding]:
-    known: Image | None = image(version) if version else None
+def _driver(version: str | None, variant: str, driver: str | None, environment: Mapping[str, str]) -> Iterator[Finding]:
+    known: Image | None = image(version, variant) if version else None
     branch = _branch(driver)
     if known is None or branch is None:
         return

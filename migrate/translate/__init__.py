@@ -1,11 +1,10 @@
 """From what Triton serves to the settings of vLLM: pure functions, from texts to values.
 
-`translate_all` reads every model of a repository, `group` makes engines of those that move, `as_text` shows one.
+`translate_all` reads every model of a repository, `group` makes engines of those that move.
 """
 
-from migrate.translate.engines import Engine, group, refuse_shared_ports
+from migrate.translate.engines import Engine, group
 from migrate.translate.records import Entry, Outcome, Source, Sure, Translation
-from migrate.translate.text import as_text
 from migrate.translate.translation import sources, translate, translate_all
 
 __all__ = [
@@ -15,9 +14,7 @@ __all__ = [
     "Source",
     "Sure",
     "Translation",
-    "as_text",
     "group",
-    "refuse_shared_ports",
     "sources",
     "translate",
     "translate_all",

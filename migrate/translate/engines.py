@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,15 +47,6 @@ def group(translations: Sequence[Translation], utilization: float = DEFAULT_UTIL
     return tuple(
         _with_share(engine, _share(engines, sizes, number, utilization)) for number, engine in enumerate(engines)
     )
-
-
-def refuse_shared_ports(claims: Iterable[tuple[str, int]]) -> None:
-    """Raises Refused where two of the (name, port) pairs claim one port of the host."""
-    owners: dict[int, str] = {}
-    for name, port in claims:
-        if port in owners:
-            raise Refused(f"{owners[port]} and {name} both claim port {port}", advice="give one of them another port")
-        owners[port] = name
 
 
 def _place_in_family(families: list[list[Translation]], translation: Translation) -> None:

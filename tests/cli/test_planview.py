@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
+
 from migrate import planner
+from migrate.cli.output import Output
 from migrate.cli.planview import as_text
 
 from ..core.fakes import facts, gpu_facts, plan
@@ -45,7 +48,18 @@ def test_memory_promises_and_gaps_are_there() -> None:
     assert "service gap:        about" in text(gpu_facts("NVIDIA GeForce RTX 5060 Ti", 16311, 10240))
 
 
-def test_nothing_that_a_host_says_reaches_the_terminal_as_an_escape() -> None:
+@pytest.mark.parametrize("as_error", [False, True])
+def test_nothing_that_a_host_says_reaches_the_terminal_as_an_escape(
+    as_error: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = facts()
     found["triton"]["configs"]["phi2"]["parameters"] = {"dtype": {"string_value": "\x1b[31mred"}}
-    assert "\x1b" not in text(found, vllm_gpus="none")
+    found["triton"]["configs"]["ranker"]["backend"] = "x\x1b[31mbad"
+    shown = text(found, vllm_gpus="none")
+    assert "\x1b" in shown
+    output = Output()
+    output.error(shown, shown, 3) if as_error else output.result("plan", {}, shown)
+    output.say(shown)
+    seen = capsys.readouterr()
+    assert "ranker" in seen.out + seen.err
+    assert "\x1b[31m" not in seen.out + seen.err

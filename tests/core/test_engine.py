@@ -10,6 +10,20 @@ from migrate.errors import Refused, SettingsError
 
 from .fakes import facts, settings
 
+VLLM_CONFIG = 'backend: "vllm" instance_group [ { count: 1 kind: KIND_MODEL } ]'
+VLLM_FILES = {
+    "1/model.json": json.dumps(
+        {
+            "model": "/models/m",
+            "gpu_memory_utilization": 0.5,
+            "enable_lora": True,
+            "max_lora_rank": 16,
+            "max_num_seqs": 8,
+        }
+    ),
+    "1/multi_lora.json": json.dumps({"adapter": "/models/a"}),
+}
+
 
 def engine(found: dict[str, Any] | None = None, **changed: Any) -> engines.Engine:
     return engines.engine(settings(**changed), found or facts())
@@ -27,6 +41,42 @@ def test_the_inventory_outranks_the_translation_and_says_so() -> None:
     assert made.flags["max-num-seqs"] == 4
     reasons = [entry.reason for model in made.models for entry in model.entries if entry.source.startswith("vllm_args")]
     assert reasons == ["the inventory decides, not 8"]
+
+
+@pytest.mark.parametrize("changed", [{}, {"vllm_args": {"max-num-seqs": 4}}, {"vllm_image": "vllm/vllm-openai:v0.6.0"}])
+def test_no_entry_names_a_flag_that_is_not_passed_so(changed: dict[str, Any]) -> None:
+    found = facts()
+    found["model_repository"]["models"] = {
+        "phi2": {"versions": ["1"], "listing": {}, "texts": {"config.pbtxt": VLLM_CONFIG, **VLLM_FILES}}
+    }
+    found["triton"]["configs"] = {}
+    made = engine(found, **changed)
+    entries = [entry for model in made.models for entry in model.entries if entry.target.startswith("--")]
+    assert entries
+    assert all(made.flags[entry.target.removeprefix("--")] == entry.result for entry in entries)
+    lost = {entry.source: entry.reason for model in made.models for entry in model.entries if entry.outcome == "lossy"}
+    assert "free beside Triton" in lost["1/model.json:gpu_memory_utilization"]
+    assert lost["1/model.json:enable_lora"] == "no adapter is staged"
+    assert not [name for name in made.flags if "lora" in name]
+    assert "multi_lora.json" in {finding.name for finding in made.findings}
+
+
+def test_a_value_that_is_no_list_of_words_is_passed_as_json() -> None:
+    found = facts()
+    arguments = {"model": "/m", "compilation_config": {"level": 3}, "cudagraph_capture_sizes": [1, 2]}
+    files = VLLM_FILES | {"1/model.json": json.dumps(arguments)}
+    found["model_repository"]["models"] = {
+        "phi2": {"versions": ["1"], "listing": {}, "texts": {"config.pbtxt": VLLM_CONFIG, **files}}
+    }
+    found["triton"]["configs"] = {}
+    made = engine(found)
+    assert json.loads(made.flags["compilation-config"]) == {"level": 3}
+    assert made.flags["cudagraph-capture-sizes"] == [1, 2]
+
+
+def test_a_metric_of_a_dashboard_that_is_gone_is_pointed_out() -> None:
+    named = {finding.name for finding in engine(migrate_metrics_used=["vllm:gpu_cache_usage_perc"]).findings}
+    assert "vllm:gpu_cache_usage_perc" in named
 
 
 def test_what_is_no_language_model_stays_and_does_not_hold_the_others_back() -> None:

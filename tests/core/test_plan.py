@@ -72,6 +72,40 @@ def test_a_silent_registry_is_left_to_the_phases_that_need_it() -> None:
     assert not planning.drift(plan(), changed("vllm_image.digest", None))
 
 
+def test_a_host_without_room_is_refused_by_the_plan_itself() -> None:
+    with pytest.raises(Refused, match="too little room: disks./var/lib/docker"):
+        planner.make("gpu01", settings(), changed("disks./", {"total": 1, "free": 10}), "t", NOW)
+
+
+def test_room_is_looked_for_where_it_is_needed() -> None:
+    found = facts()
+    found["disks"]["/var/lib/docker"] = {"total": 100 << 30, "free": 60 << 30}
+    made = planner.make("gpu01", settings(), found, "t", NOW)
+    assert not planning.drift(made, found)
+    found["disks"]["/var/lib/docker"]["free"] = 1 << 30
+    assert [drift.key for drift in planning.drift(made, found)] == ["disks./var/lib/docker"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("docker", {"server_ok": False, "reason": "no such socket"}, "Docker engine does not answer: no such socket"),
+        ("nginx.reason", "no such file", "nginx could not be read: no such file"),
+        ("weights.reason", "Permission denied", "weights could not be read: Permission denied"),
+    ],
+)
+def test_a_plan_does_not_rest_on_what_could_not_be_read(path: str, value: Any, message: str) -> None:
+    with pytest.raises(Refused, match=message) as refused:
+        planner.make("gpu01", settings(), changed(path, value), "t", NOW)
+    assert refused.value.advice
+
+
+def test_a_port_that_somebody_has_is_in_the_plan() -> None:
+    taken = changed("listening", [{"address": "0.0.0.0", "port": 18000, "process": "java"}])
+    findings = planner.make("gpu01", settings(), taken, "t", NOW).findings
+    assert [(f["name"], f["problem"]) for f in findings if f["kind"] == "port"] == [("port 18000", "used by java")]
+
+
 def test_what_a_phase_of_this_run_changed_is_no_drift_after_it_and_is_before() -> None:
     taken = facts()
     taken["listening"] = [{"address": "127.0.0.1", "port": 18000, "process": "docker-proxy"}]

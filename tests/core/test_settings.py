@@ -46,3 +46,13 @@ def test_variables_of_other_roles_are_left_alone() -> None:
 def test_flat_settings_read_back_as_the_same() -> None:
     first = settings(switch_ports={80: 18080, 443: 18443})
     assert settings_module.load(first.flat()) == first
+
+
+def test_an_option_of_vllm_has_one_spelling() -> None:
+    made = settings_module.load(VARIABLES | {"vllm_args": {"max_model_len": 512, "hf-overrides.rope_theta": 1}})
+    assert made.vllm.args == {"max-model-len": 512, "hf-overrides.rope_theta": 1}
+
+
+def test_an_option_that_is_there_in_both_spellings_is_refused() -> None:
+    with pytest.raises(SettingsError, match="vllm_args: .*the same option"):
+        settings_module.load(VARIABLES | {"vllm_args": {"max_model_len": 512, "max-model-len": 1024}})

@@ -7,7 +7,7 @@ import pytest
 from migrate import plan as planning
 from migrate import planner, sizing
 from migrate import settings as settings_module
-from migrate.errors import Refused
+from migrate.errors import Refused, SettingsError
 from migrate.settings import Settings
 
 from .fakes import VARIABLES, facts, gpu_facts
@@ -75,6 +75,38 @@ def test_without_a_card_nothing_is_claimed_of_memory(changed: dict[str, str]) ->
     assert "vllm_gpus" in sized.reason or "no GPU" in sized.reason
 
 
+@pytest.mark.parametrize(("value", "tokens"), [("1k", 1000), ("1K", 1024), (512, 512), ("auto", 2048), (-1, 2048)])
+def test_a_context_is_read_as_vllm_reads_it(value: Any, tokens: int) -> None:
+    sized = sizing.size(settings(vllm_args={"max-model-len": value}), gpu_facts())
+    assert sized.memory is not None
+    assert sized.memory["context"] == tokens
+
+
+@pytest.mark.parametrize("wrong", [{"max-model-len": "long"}, {"gpu-memory-utilization": "90%"}])
+def test_a_value_that_is_no_number_names_the_setting(wrong: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=f"vllm_args: {next(iter(wrong))}"):
+        sizing.size(settings(vllm_args=wrong), gpu_facts())
+
+
+def test_only_the_cards_that_vllm_may_see_count() -> None:
+    found = gpu_facts()
+    found["gpus"].append(found["gpus"][0] | {"index": 1, "uuid": "GPU-1", "memory_free": 1 * GIB})
+    chosen = settings(vllm_environment={"CUDA_VISIBLE_DEVICES": "0"})
+    made = planner.make("gpu01", chosen, found, "t", NOW)
+    assert made.strategy == "side-by-side"
+    assert not planning.drift(made, found)
+    found["gpus"][0]["memory_free"] = 1 * GIB
+    assert [drift.key for drift in planning.drift(made, found)] == ["gpus.GPU-0"]
+
+
+def test_a_card_that_our_own_vllm_holds_is_not_taken_for_triton_s() -> None:
+    found = gpu_facts()
+    found["gpus"][0]["processes"].append({"pid": 8, "name": "VLLM", "memory": 90 * GIB, "container": "vllm-vllm-1"})
+    with pytest.raises(Refused, match="earlier run") as refused:
+        sizing.size(settings(), found)
+    assert "before-deploy" in refused.value.advice
+
+
 def test_a_card_in_parts_claims_nothing() -> None:
     found = gpu_facts()
     found["gpus"][0] |= {"memory_free": None, "memory_total": None, "compute_capability": None}
@@ -100,7 +132,7 @@ def test_the_plan_carries_share_memory_and_promises() -> None:
     made = planner.make("gpu01", chosen, gpu_facts(), "t", NOW)
     assert made.settings["vllm_args"]["gpu-memory-utilization"] == made.memory["setting"]["utilization"]  # type: ignore[index]
     assert made.expectations[0]["verdict"] == "impossible"
-    room = next(predicate for predicate in made.read_set if predicate.key == "gpus.free")
+    room = next(predicate for predicate in made.read_set if predicate.key == "gpus.GPU-0")
     assert room.changed_by == "deploy"
     assert room.value <= room.seen
     assert not room.holds(room.value - GIB)

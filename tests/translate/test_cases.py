@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from migrate.errors import Refused
-from migrate.translate import Source, Translation, as_text, translate
+from migrate.translate import Source, Translation, translate
 
 DIRECTORY = Path(__file__).parents[1] / "cases" / "translate"
 TEXT = """
@@ -70,8 +70,7 @@ def test_a_deployment_is_translated(case: dict[str, Any]) -> None:
     assert set(case.get("notes", ())) <= set(translation.notes)
     for key in ("style", "backend"):
         assert getattr(translation, key) == case.get(key, getattr(translation, key))
-    shown = as_text(translation)
-    assert "hides" not in case or case["hides"] not in shown + repr(translation)
+    assert "hides" not in case or case["hides"] not in repr(translation)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["name"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from migrate.errors import Refused
-from migrate.translate import Source, Translation, as_text, group, refuse_shared_ports, sources, translate_all
+from migrate.translate import Source, Translation, group, sources, translate_all
 
 TEXT = """
 input [ { name: "text_input" data_type: TYPE_STRING dims: [ 1 ] } ]
@@ -99,12 +99,6 @@ def test_a_name_served_twice_is_refused() -> None:
         group([LLAMA, dataclasses.replace(PHI, served_names=("phi", "llama"))])
 
 
-def test_a_port_claimed_twice_is_refused() -> None:
-    refuse_shared_ports([("llama", 18000), ("phi", 18001)])
-    with pytest.raises(Refused, match="llama and phi both claim port 18000"):
-        refuse_shared_ports([("llama", 18000), ("other", 18001), ("phi", 18000)])
-
-
 def test_parts_of_an_ensemble_say_what_becomes_of_them() -> None:
     steps = 'platform: "ensemble" ensemble_scheduling { step [ %s ] }' + TEXT
     chain = Source("chain", steps % '{ model_name: "engine" }', versions=("1",))
@@ -145,13 +139,3 @@ def test_sources_come_from_the_facts_of_a_host() -> None:
     assert [translation.moves for translation in translate_all([a, b])] == [True, False]
     with pytest.raises(Refused, match="empty: the model's directory has no version"):
         translate_all([empty])
-
-
-def test_a_translation_is_shown_lossy_first_with_its_reasons() -> None:
-    config = 'backend: "vllm" response_cache { enable: true } model_warmup [ { name: "a\\nb" count: 1 } ]'
-    source = Source("m", config, files={"1/model.json": '{"model": "gpt2"}'})
-    lines = as_text(translate_all([source])[0]).splitlines()
-    assert lines[0] == "m: moves to vLLM (vllm backend, weights: gpt2)"
-    assert lines[1].split()[:2] == ["lossy", "-"]
-    assert "response_cache.enable = true" in lines[1] and "[review]" in lines[1]
-    assert any("a\\nb (and 1 more)" in line for line in lines)
