@@ -146,11 +146,14 @@ def from_json(data: Mapping[str, Any], *, any_version: bool = False) -> Plan:
     try:
         if _id(data) != data["id"]:
             raise Refused(
-                "the plan file was edited: its id does not fit its content", advice="make a new one: migrate plan"
+                "the plan file was edited: its id does not fit its content",
+                advice=f"make a new one: migrate plan --host {data.get('host', 'HOST')}",
             )
         if not any_version and (data["schema"] != SCHEMA or data["tool_version"] != __version__):
             raise Refused(
-                f"the plan is of version {data['tool_version']}, this is {__version__}", advice="migrate plan again"
+                f"the plan is of version {data['tool_version']} (schema {data['schema']}), this is {__version__} "
+                f"(schema {SCHEMA})",
+                advice=f"make a new one: migrate plan --host {data['host']}",
             )
         return _parsed(data)
     except (KeyError, TypeError, AttributeError) as error:
@@ -189,9 +192,7 @@ def drift(
     return found
 
 
-def refuse_drift(
-    moved: Sequence[Drift], host: str, command: str, *, otherwise: str, has_begun: bool = False
-) -> None:
+def refuse_drift(moved: Sequence[Drift], host: str, command: str, *, otherwise: str, has_begun: bool = False) -> None:
     """Raise Refused with what moved and the line to paste to accept it, where anything moved."""
     if not moved:
         return

@@ -112,7 +112,7 @@ def _refuse_unread(facts: Facts) -> None:
         reason = facts["docker"].get("reason")
         raise Refused(f"the Docker engine does not answer: {reason}", advice="on the host: systemctl status docker")
     for part in ("nginx", "model_repository", "weights"):
-        found = facts.get(part) or {}
+        found = facts.get(part) or {"reason": "discovery says nothing of it"}
         if found.get("reason") and found.get("exists", True):
             raise Refused(
                 f"{part} could not be read: {found['reason']}", advice="mend that on the host, then plan again"
@@ -180,7 +180,7 @@ def _read_set(settings: Settings, facts: Facts, sized: sizing.Sizing) -> tuple[P
     free = [Predicate(key, ">=", share, fact(facts, key), "deploy") for key in keys]
     found = (*known, *free, *_changed(settings, facts))
     if wrong := [predicate for predicate in found if not predicate.holds(predicate.seen)]:
-        told = "; ".join(f"{p.key} is {p.seen:,}, {p.value:,} is needed" for p in wrong)
+        told = "; ".join(f"{p.key} is {'unknown' if p.seen is None else p.seen}, {p.value} is needed" for p in wrong)
         raise Refused(f"the host has too little room: {told}", advice="make room, then plan again")
     return found
 

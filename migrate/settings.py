@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from migrate.errors import SettingsError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n]*$")]
-Scalar = str | int | float | bool
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@-]*$")]
+Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+Scalar = Text | int | float | bool
 FlagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -36,16 +38,16 @@ class ServedModel(_Section):
 class Triton(_Section):
     """Where the stack that serves today is, and what it serves."""
 
-    container: str = "triton"
+    container: Name = "triton"
     compose_file: AbsolutePath = "/opt/triton/compose.yml"
-    compose_project: str = "triton"
-    compose_service: str = "triton"
+    compose_project: Name = "triton"
+    compose_service: Name = "triton"
     http_port: Port = 8000
     grpc_port: Port = 8001
     metrics_port: Port = 8002
     model_repository: AbsolutePath
     models: dict[str, ServedModel] = Field(min_length=1)
-    probe_model: str
+    probe_model: Name
 
 
 class Vllm(_Section):
@@ -54,11 +56,11 @@ class Vllm(_Section):
     image: str = "vllm/vllm-openai:v0.26.0"
     weights_source: AbsolutePath
     weights_path: AbsolutePath = "/var/lib/migrate/weights/model"
-    served_model_name: str
+    served_model_name: Name
     port: Port = 18000
     args: dict[FlagName, Scalar | list[Scalar]] = {}
     environment: dict[VariableName, str] = {}
-    memory_limit: str = Field("64g", pattern=r"^[0-9]+[kmg]$")
+    memory_limit: str = Field("64g", pattern=r"^[1-9][0-9]*[kmg]$")
     cpu_limit: float = Field(8.0, gt=0)
     gpus: Literal["all", "none"] = "all"
     start_timeout_s: int = Field(1200, ge=10)
@@ -89,7 +91,7 @@ class Nginx(_Section):
     """The operator's nginx: read and copied, never edited."""
 
     config_file: AbsolutePath = "/etc/nginx/nginx.conf"
-    service: str = "nginx"
+    service: Name = "nginx"
     access_logs: list[AbsolutePath] = ["/var/log/nginx/access.log"]
 
 
@@ -170,7 +172,7 @@ class Expectation(_Section):
 class Migrate(_Section):
     """How this host is reached by its clients, what was promised, and what the operator accepts."""
 
-    public_http_url: str = Field(pattern=r"^https?://[^/]+$")
+    public_http_url: str = Field(pattern=r"^https?://[^/\s]+$")
     accept_inconclusive: dict[str, str] = {}
     plan_expiry_h: int = Field(72, ge=1)
     expectations: list[Expectation] = []
@@ -215,7 +217,7 @@ class Settings(_Section):
 # Other roles that an operator may use claim `nginx_` too: only a near miss is taken for ours there.
 _SHARED_SECTIONS = {"nginx"}
 _NEAR = 0.82
-_SECRET = re.compile(r"token(?!s|izer)|secret|password|api[-_]?key", re.IGNORECASE)
+_SECRET = re.compile(r"token(?!s|izer|[-_](?:threshold|ids?\b))|secret|password|api[-_]?key", re.IGNORECASE)
 
 
 def known_settings() -> dict[str, tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
 _SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 1 << 20}
 # The container of an earlier deploy, as compose names it.
 _OURS = "vllm-vllm-1"
+_BATCH = fit.Batch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,13 @@ def size(settings: Settings, facts: Facts) -> Sizing:
     """How vLLM fits beside Triton, started with `vllm_args`. Raises Refused, with the nearest setting, where not."""
     flags: Flags = settings.vllm.args
     gpus = _measured(facts)
-    if settings.vllm.gpus == "none" or not gpus:
-        why = "vllm_gpus is none" if settings.vllm.gpus == "none" else "nvidia-smi shows no GPU with its memory"
-        return Sizing("side-by-side", f"{why}: vLLM gets {settings.vllm.memory_limit} of the host's memory")
+    if settings.vllm.gpus == "none":
+        return Sizing("side-by-side", f"vllm_gpus is none: vLLM gets {settings.vllm.memory_limit} of the host's memory")
+    if not gpus:
+        why = (facts.get("driver") or {}).get("reason") or "nvidia-smi shows no card with its memory (MIG shows none)"
+        raise Refused(
+            f"vllm_gpus: all, but no GPU can be seen: {why}", advice="nvidia-smi on the host, or vllm_gpus: none"
+        )
     model, used = _model(facts), _visible(gpus, settings)[: _cards(flags)]
     _refuse_our_own(used)
     if len(used) < _cards(flags):
@@ -117,22 +123,32 @@ def _setting(flags: Flags, utilization: float) -> fit.Setting:
     return fit.Setting(
         context=_tokens(flags.get("max-model-len", 0)),
         utilization=utilization,
-        tensor_parallel=int(_number(flags, "tensor-parallel-size")),
+        tensor_parallel=_count(flags, "tensor-parallel-size"),
         kv_dtype=str(flags.get("kv-cache-dtype", "auto")),
+        batch=fit.Batch(
+            _count(flags, "max-num-seqs") if "max-num-seqs" in flags else _BATCH.sequences,
+            _tokens(flags.get("max-num-batched-tokens", _BATCH.tokens)),
+        ),
     )
 
 
 def _cards(flags: Flags) -> int:
     names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
-    sizes = [int(_number(flags, name)) for name in names]
-    return sizes[0] * sizes[1] * sizes[2]
+    return math.prod(_count(flags, name) for name in names)
+
+
+def _count(flags: Flags, name: str) -> int:
+    found = _number(flags, name)
+    if found < 1 or found != int(found):
+        raise SettingsError(f"vllm_args: {name}: {flags[name]!r} is no whole number above 0", advice=f"{name}: 1")
+    return int(found)
 
 
 def _number(flags: Flags, name: str, default: float = 1) -> float:
     try:
         return float(flags.get(name, default))
     except (TypeError, ValueError):
-        raise SettingsError(f"vllm_args: {name}: {flags[name]!r} is no number") from None
+        raise SettingsError(f"vllm_args: {name}: {flags[name]!r} is no number", advice=f"{name}: {default}") from None
 
 
 def _tokens(value: Any) -> int:
@@ -143,7 +159,10 @@ def _tokens(value: Any) -> int:
     found = _TOKENS.fullmatch(text)
     if not found:
         raise SettingsError(f"vllm_args: max-model-len: {value!r} is no number of tokens", advice="such as 8192 or 32k")
-    return int(float(found[1]) * _SUFFIXES[found[2]])
+    tokens = float(found[1]) * _SUFFIXES[found[2]]
+    if tokens != int(tokens):
+        raise SettingsError(f"vllm_args: {value!r} is no whole number of tokens", advice="such as 8192 or 32k")
+    return int(tokens)
 
 
 def _measured(facts: Facts) -> list[Mapping[str, Any]]:
@@ -155,7 +174,7 @@ def _visible(gpus: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapp
     """The cards that vLLM may see, in its order; all of them unless CUDA_VISIBLE_DEVICES names some."""
     named = settings.vllm.environment.get("CUDA_VISIBLE_DEVICES", "")
     by_name = {str(gpu["index"]): gpu for gpu in gpus} | {str(gpu["uuid"]): gpu for gpu in gpus}
-    return [by_name[name] for name in named.split(",") if name in by_name] if named else list(gpus)
+    return [by_name[n.strip()] for n in named.split(",") if n.strip() in by_name] if named else list(gpus)
 
 
 def _utilization(flags: Flags, free: float) -> float:

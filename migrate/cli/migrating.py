@@ -67,6 +67,8 @@ def apply(
     if saved and saved.host != name:
         raise Refused(f"the plan is for {saved.host}, not for {name}", advice=f"migrate plan --host {name}")
     _refuse_through(through)
+    if saved:
+        _refuse_stale(saved)
     with session.target(name, inventories.find(inventory, vault), state_dir, output.say) as target:
         if _nothing_to_do(target, saved, output):
             return
@@ -75,7 +77,7 @@ def apply(
         planning.refuse_swap(chosen)
         accepted = _accepted(accept_drift, chosen, facts)
         if saved:
-            _refuse_unusable(saved, facts, accepted, f"migrate apply {file}")
+            _refuse_moved(saved, facts, accepted, f"migrate apply {file}")
         else:
             _approve(chosen, name, output, yes=yes)
         run = session.run_id(chosen)
@@ -227,13 +229,18 @@ def _refuse_rehearsed(keys: Sequence[str] | None, host: str) -> None:
         )
 
 
-def _refuse_unusable(saved: Plan, facts: Mapping[str, Any], accepted: Mapping[str, Any], command: str) -> None:
-    again = f"migrate plan --host {saved.host}"
+def _refuse_moved(saved: Plan, facts: Mapping[str, Any], accepted: Mapping[str, Any], command: str) -> None:
+    moved = planning.drift(saved, facts, accepted=accepted)
+    planning.refuse_drift(moved, saved.host, command, otherwise=f"plan again: migrate plan --host {saved.host}")
+
+
+def _refuse_stale(saved: Plan) -> None:
+    """Raise Refused for a plan that no host has to be asked about."""
     planning.refuse_expired(saved, session.now())
     if saved.playbooks != session.playbooks_digest():
-        raise Refused("the plan was made with other playbooks", advice=f"make a new one: {again}")
-    moved = planning.drift(saved, facts, accepted=accepted)
-    planning.refuse_drift(moved, saved.host, command, otherwise=f"plan again: {again}")
+        raise Refused(
+            "the plan was made with other playbooks", advice=f"make a new one: migrate plan --host {saved.host}"
+        )
 
 
 def _approve(chosen: Plan, name: str, output: Output, *, yes: bool) -> None:

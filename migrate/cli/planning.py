@@ -14,7 +14,7 @@ from migrate import session, summary
 from migrate.cli.app import STATE, HostOption, InventoryOption, JsonOption, VaultOption, app
 from migrate.cli.output import Output
 from migrate.cli.planview import as_text
-from migrate.errors import UsageError
+from migrate.errors import Refused, UsageError
 from migrate.journal import replace
 from migrate.plan import Plan
 from migrate.report import render_plan
@@ -75,11 +75,18 @@ def read_plan(file: Path) -> Plan:
     """A saved plan. Raises UsageError for what is no JSON file, Refused for one that was edited."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{file} is not a plan: {error}", advice="make one: migrate plan --host HOST -o FILE"
         ) from None
-    return planning.from_json(data)
+    saved = planning.from_json(data)
+    try:
+        as_text(saved), saved.is_expired(session.now())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refused(
+            f"{file} is not a plan of this tool: {error!r}", advice="make a new one: migrate plan --host HOST"
+        ) from None
+    return saved
 
 
 def _written(plan: Plan, out: Path | None, html: Path | None) -> list[Path]:

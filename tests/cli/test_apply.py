@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from migrate import plan as planning
 from migrate import planner, session
 from migrate.cli import main, running
 from migrate.plan import Plan
@@ -124,6 +126,24 @@ def test_an_expired_plan_is_3(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_plan_of_other_playbooks_is_3(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.run("apply", bench.saved(planner.make("gpu01", settings(), facts(), "t", NOW))) == 3
     assert "other playbooks" in capsys.readouterr().err
+
+
+def test_a_stale_plan_is_refused_before_the_host_is_asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = bench.saved()
+    monkeypatch.setattr(session, "now", lambda: NOW + timedelta(hours=72))
+    monkeypatch.setattr(session, "target", lambda *a: pytest.fail("the host was asked"))
+    assert bench.run("apply", file) == 3
+
+
+@pytest.mark.parametrize("part", ["clients", "findings", "memory", "settings", "expires", "translation"])
+def test_a_plan_with_a_part_of_another_type_is_3(bench: Bench, part: str) -> None:
+    file = Path(bench.saved())
+    data = json.loads(file.read_text()) | {part: [5]}
+    del data["id"]
+    data["id"] = hashlib.sha256(planning.canonical(data).encode()).hexdigest()
+    file.write_text(json.dumps(data))
+    assert bench.run("apply", str(file)) == 3
+    assert bench.run("show", str(file)) == 3
 
 
 def test_an_unfinished_migration_is_8_with_both_commands(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,11 +68,16 @@ def test_a_context_beyond_the_model_s_own_is_refused() -> None:
     assert "--max-model-len 2048" in refused.value.advice
 
 
-@pytest.mark.parametrize("changed", [{"vllm_gpus": "none"}, {}])
-def test_without_a_card_nothing_is_claimed_of_memory(changed: dict[str, str]) -> None:
-    sized = sizing.size(settings(**changed), facts())
+def test_a_host_that_is_to_have_no_card_claims_nothing_of_memory() -> None:
+    sized = sizing.size(settings(vllm_gpus="none"), facts())
     assert (sized.memory, sized.utilization) == (None, 0.0)
-    assert "vllm_gpus" in sized.reason or "no GPU" in sized.reason
+    assert "vllm_gpus is none" in sized.reason
+
+
+def test_a_host_whose_cards_cannot_be_seen_is_refused_with_the_reason() -> None:
+    found = facts() | {"driver": {"version": None, "reason": "Driver/library version mismatch"}}
+    with pytest.raises(Refused, match="no GPU can be seen: Driver/library version mismatch"):
+        sizing.size(settings(), found)
 
 
 @pytest.mark.parametrize(("value", "tokens"), [("1k", 1000), ("1K", 1024), (512, 512), ("auto", 2048), (-1, 2048)])
@@ -107,11 +112,26 @@ def test_a_card_that_our_own_vllm_holds_is_not_taken_for_triton_s() -> None:
     assert "before-deploy" in refused.value.advice
 
 
-def test_a_card_in_parts_claims_nothing() -> None:
+def test_a_card_in_parts_is_refused() -> None:
     found = gpu_facts()
     found["gpus"][0] |= {"memory_free": None, "memory_total": None, "compute_capability": None}
-    assert sizing.size(settings(), found).memory is None
-    assert planner.make("gpu01", settings(), found, "t", NOW).memory is None
+    with pytest.raises(Refused, match="MIG"):
+        sizing.size(settings(), found)
+
+
+def test_larger_batches_take_more_memory() -> None:
+    usual, large = (
+        sizing.size(settings(vllm_args=args), gpu_facts()).memory
+        for args in ({}, {"max-num-batched-tokens": 65536, "max-num-seqs": 1024})
+    )
+    assert usual is not None and large is not None
+    assert large["bytes"]["reserve"] > usual["bytes"]["reserve"]
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "two"])
+def test_a_number_of_cards_that_is_none_names_the_setting(count: Any) -> None:
+    with pytest.raises(SettingsError, match="vllm_args: tensor-parallel-size"):
+        sizing.size(settings(vllm_args={"tensor-parallel-size": count}), gpu_facts())
 
 
 def test_promises_are_held_against_the_card() -> None:

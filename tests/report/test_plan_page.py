@@ -33,7 +33,7 @@ def on_a_card(**changed: Any) -> Plan:
         "impossible",
         "a table",
         "sudo /var/lib/migrate/back",
-        "gpus.free",
+        "gpus.GPU-0",
         "Service gap",
         "80 /v2/",
     ],
