@@ -68,7 +68,7 @@ def fate(model: Mapping[str, Any], plan: Plan) -> str:
 
 def _shown(step: Step) -> dict[str, str]:
     return {
-        "sign": "+" if step.before == "absent" else "=" if step.before == step.after else "~",
+        "sign": "+" if step.before in {"absent", "not looked at"} else "=" if step.before == step.after else "~",
         "what": step.what,
         "before": step.before,
         "after": step.after,
