@@ -3,8 +3,8 @@
     python -m benchmarks.plan_cost --json
 
 Needs the lab. Rounds of both alternate in one run over one kept ssh connection, as Ansible keeps it; times are medians.
-The host's files (name, kind, size, time of change) are listed before and after a plan; logs, and what changes in as
-long a time without a plan, are left out.
+The host's files (name, kind, mode, owner, size, time of change) are listed before and after a plan; logs, what systemd,
+Docker and any login keep below /run, and what changes in as long a time without a plan, are left out.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ from migrate import inventory as inventories
 HOST = "gpu01"
 CONTAINER = f"migrate-lab-{HOST}"
 LIMIT = 1.5
+# A file that is in every listing: without it, the listing failed.
+KNOWN = "/etc/hostname"
+_MOVING = ("/run/systemd", "/run/user", "/run/sudo", "/run/log", "/run/utmp", "/run/docker", "/run/containerd")
+_LEFT_OUT = ("/proc", "/sys", "/dev", "/var/log", *_MOVING)
 _LIST = (
-    r"find / \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /var/log \) -prune -o "
-    r"! -name '*.log' \( -type d -printf '%p\n' -o -printf '%p %y %s %T@\n' \)"
+    rf"find / -ignore_readdir_race \( {' -o '.join(f'-path {path}' for path in _LEFT_OUT)} \) -prune -o "
+    r"! -name '*.log' \( -type d -printf '%y %m %U %G - - %p\n' -o -printf '%y %m %U %G %s %T@ %p\n' \)"
 )
 
 
@@ -88,18 +92,27 @@ def _written(plan: list[str], directory: str) -> list[str]:
 
 
 def _files() -> set[str]:
+    """Raises CalledProcessError, or RuntimeError for a listing that lacks what is surely there."""
     listed = subprocess.run(  # noqa: S603 - a fixed command of the lab
         ["docker", "exec", CONTAINER, "sh", "-c", _LIST],  # noqa: S607
         capture_output=True,
         text=True,
-        check=False,
+        errors="replace",
+        check=True,
         timeout=300,
     )
-    return set(listed.stdout.splitlines())
+    found = set(listed.stdout.splitlines())
+    if KNOWN not in _paths(found):
+        raise RuntimeError(f"{KNOWN} is not in the listing of {HOST}'s files")
+    return found
 
 
 def _changed(before: set[str], after: set[str]) -> set[str]:
-    return {line.split(" ", 1)[0] for line in before ^ after}
+    return _paths(before ^ after)
+
+
+def _paths(lines: set[str]) -> set[str]:
+    return {line.split(" ", 6)[-1] for line in lines}
 
 
 def _summary(times: list[float]) -> dict[str, float]:

@@ -64,16 +64,8 @@ def _gpu_names(facts: Mapping[str, Any]) -> list[str]:
     return [str(gpu["name"]) for gpu in facts.get("gpus") or []]
 
 
-def _container_spec(facts: Mapping[str, Any]) -> str | None:
-    container = (facts.get("triton") or {}).get("container") or {}
-    # Docker lists mounts in another order each time.
-    mounts = sorted(container.get("mounts") or [], key=lambda mount: str(mount.get("Destination")))
-    return digest({key: container.get(key) for key in ("command", "env_hashes", "ports")} | {"mounts": mounts})
-
-
 _COMPUTED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "nginx.digest": lambda facts: digest((facts.get("nginx") or {}).get("files")),
     "triton.configs.digest": lambda facts: digest((facts.get("triton") or {}).get("configs")),
-    "triton.container.spec": _container_spec,
     "gpus.names": _gpu_names,
 }

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from migrate.errors import SettingsError
+from migrate.secrecy import is_secret
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f\x7f]*$")]
@@ -217,7 +218,6 @@ class Settings(_Section):
 # Other roles that an operator may use claim `nginx_` too: only a near miss is taken for ours there.
 _SHARED_SECTIONS = {"nginx"}
 _NEAR = 0.82
-_SECRET = re.compile(r"token(?!s|izer|[-_](?:threshold|ids?\b))|secret|password|api[-_]?key", re.IGNORECASE)
 
 
 def known_settings() -> dict[str, tuple[str, str]]:
@@ -293,8 +293,11 @@ def _check_together(settings: Settings) -> None:
             f"{settings.switch.step_s} it must be at least {longest}"
         )
     for name in (*settings.vllm.environment, *settings.vllm.args):
-        if _SECRET.search(name) and (settings.vllm.environment | settings.vllm.args).get(name):
-            raise SettingsError(f"vllm_environment and vllm_args: {name} looks like a secret, and plans are not secret")
+        if is_secret(name) and (settings.vllm.environment | settings.vllm.args).get(name):
+            raise SettingsError(
+                f"vllm_environment and vllm_args: {name} looks like a secret, and plans are not secret",
+                advice="keep it out of the inventory: 0600 files on the host",
+            )
     image = settings.vllm.image
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", image):
         raise SettingsError(f"vllm_image: not an image reference (got {image!r})")

@@ -21,7 +21,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.migrate_clients import clients
 from ansible.module_utils.migrate_host import Run
 from ansible.module_utils.migrate_models import Trees, model_repository, weights
+from ansible.module_utils.migrate_nginx import nginx
 from ansible.module_utils.migrate_owner import owner
+from ansible.module_utils.migrate_parts import Parts
 from ansible.module_utils.migrate_triton import connection, triton
 
 DOCUMENTATION = r"""
@@ -70,43 +72,54 @@ _TIMEX_BYTES, _TIMEX_STATUS, _UNSYNCHRONIZED = 256, 40, 0x40
 
 
 def read_host(params: dict[str, Any], run: Run, root: Path = Path("/")) -> dict[str, Any]:
-    """All facts of the host as one JSON object; sizes are bytes. What does not wait for another is read at once."""
-    get, trees = containers.engine(root / "var/run/docker.sock"), Trees()
-    readers: dict[str, Callable[[], dict[str, Any]]] = {
-        "vllm_image": lambda: {"vllm_image": containers.image_in_registry(params["vllm_image"], get)},
-        "triton": lambda: _triton(params["triton_http_port"]),
-        "stack": lambda: _stack(params, get, run, root),
-        "models": lambda: _models(params, trees),
-        "docker": lambda: {"docker": containers.docker(get, run)},
-        "hostctl": lambda: {"hostctl": hostctl(run)},
-        "nginx": lambda: {"nginx": nginx(params["nginx_service"], params["nginx_config_file"], run)},
-        "clients": lambda: {"clients": clients(run, params)},
-        "system": lambda: _system(run, root),
-    }
+    """All facts of the host as one JSON object; sizes are bytes. What does not wait for another is read at once.
+
+    `reasons` names every part that could not be read at all.
+    """
+    get, trees, parts = containers.engine(root / "var/run/docker.sock"), Trees(), Parts()
+    readers: list[Callable[[], dict[str, Any]]] = [
+        lambda: _one("vllm_image", parts, lambda: containers.image_in_registry(params["vllm_image"], get)),
+        lambda: _one("triton.api", parts, lambda: _triton(params["triton_http_port"])),
+        lambda: _stack(params, get, run, root, parts),
+        lambda: _models(params, trees, parts),
+        lambda: _one("docker", parts, lambda: containers.docker(get, run)),
+        lambda: _one("hostctl", parts, lambda: hostctl(run)),
+        lambda: _one("nginx", parts, lambda: nginx(params["nginx_service"], params["nginx_config_file"], run)),
+        lambda: _one("clients", parts, lambda: clients(run, params)),
+        lambda: _system(run, root, parts),
+    ]
     with ThreadPoolExecutor(_THREADS) as pool:
-        running = {name: pool.submit(reader) for name, reader in readers.items()}
-        found = {name: future.result() for name, future in running.items()}
-    served = found.pop("stack")
-    answers = served.pop("triton") | found.pop("triton")
-    return {"triton": answers, **served} | {key: value for part in found.values() for key, value in part.items()}
+        running = [pool.submit(reader) for reader in readers]
+        found = {key: value for future in running for key, value in future.result().items()}
+    told = [found.pop("triton.container"), found.pop("triton.api")]
+    why = "; ".join(part["reason"] for part in told if part.get("reason")) or None
+    return {"triton": told[1] | told[0] | {"reason": why}, **found, "reasons": parts.reasons}
 
 
-def _stack(params: dict[str, Any], get: containers.Engine, run: Run, root: Path) -> dict[str, Any]:
+def _one(name: str, parts: Parts, reader: Callable[[], Any]) -> dict[str, Any]:
+    return {name: parts.read(name, reader)}
+
+
+def _stack(params: dict[str, Any], get: containers.Engine, run: Run, root: Path, parts: Parts) -> dict[str, Any]:
     """Containers, and what is known by them: Triton's, its owner, and whose processes are on the cards."""
-    known = containers.inspected(get)
-    name = params["triton_container"]
-    serving = next((c for c in known if containers.name_of(c) == name), None)
-    cards, told = gpu.gpus(run, containers.container_of(known, root / "proc"))
+    known = parts.read("containers", lambda: containers.inspected(get)) or []
+    cards = parts.read("gpus", lambda: gpu.gpus(run, containers.container_of(known, root / "proc")))
+    told = cards[1] if cards else {"version": None, "reason": parts.reasons["gpus"]}
     return {
-        "gpus": cards,
-        "driver": gpu.driver(told, root),
-        "containers": containers.containers(known),
-        "compose_projects": containers.compose_projects(known),
-        "owner": owner(params, known, run, root),
-        "triton": {
-            "container": containers.serving(serving, get) if serving else None,
-            "reason": None if serving else f"no container is named {name}",
-        },
+        "gpus": cards[0] if cards else None,
+        "driver": parts.read("driver", lambda: gpu.driver(told, root)),
+        "containers": parts.read("containers", lambda: containers.containers(known)),
+        "compose_projects": parts.read("compose_projects", lambda: containers.compose_projects(known)),
+        "owner": parts.read("owner", lambda: owner(params, known, run, root)),
+        "triton.container": parts.read("triton.container", lambda: _container(params["triton_container"], known, get)),
+    }
+
+
+def _container(name: str, known: list[dict[str, Any]], get: containers.Engine) -> dict[str, Any]:
+    found = next((c for c in known if containers.name_of(c) == name), None)
+    return {
+        "container": containers.serving(found, get) if found else None,
+        "reason": None if found else f"no container is named {name}",
     }
 
 
@@ -115,31 +128,37 @@ def _triton(port: int) -> dict[str, Any]:
         return triton(ask)
 
 
-def _models(params: dict[str, Any], trees: Trees) -> dict[str, Any]:
+def _models(params: dict[str, Any], trees: Trees, parts: Parts) -> dict[str, Any]:
     """The weights first: they are often within the repository, and are then hashed once."""
-    found = weights(Path(params["vllm_weights_source"]), trees)
-    return {"weights": found, "model_repository": model_repository(Path(params["triton_model_repository"]), trees)}
-
-
-def _system(run: Run, root: Path) -> dict[str, Any]:
-    toolkits, nccl = gpu.toolkits_and_nccl(run, root / "usr/local")
+    source, repository = Path(params["vllm_weights_source"]), Path(params["triton_model_repository"])
+    found = parts.read("weights", lambda: weights(source, trees))
     return {
-        "os": operating_system(root / "etc/os-release"),
+        "weights": {"path": str(source)} | found,
+        "model_repository": {"path": str(repository)}
+        | parts.read("model_repository", lambda: model_repository(repository, trees)),
+    }
+
+
+def _system(run: Run, root: Path, parts: Parts) -> dict[str, Any]:
+    toolkits, nccl = parts.read("cuda", lambda: gpu.toolkits_and_nccl(run, root / "usr/local")) or (None, None)
+    synchronized = parts.read("clock", clock_is_synchronized)
+    return {
+        "os": parts.read("os", lambda: operating_system(root / "etc/os-release")),
         "kernel": os.uname().release,
         "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "memory_available_bytes": available_memory(root / "proc/meminfo"),
-        "disks": disks(["/", "/var/lib", "/var/lib/docker"]),
-        "clock": {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synchronized": clock_is_synchronized()},
+        "memory_available_bytes": parts.read("memory", lambda: available_memory(root / "proc/meminfo")),
+        "disks": parts.read("disks", lambda: disks(["/", "/var/lib", "/var/lib/docker"])),
+        "clock": {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synchronized": synchronized},
         "cuda_toolkits": toolkits,
         "nccl": nccl,
-        "listening": listening(run(["ss", "-Hltnp"])),
+        "listening": parts.read("listening", lambda: listening(run(["ss", "-Hltnp"]))),
     }
 
 
 def operating_system(path: Path) -> dict[str, Any]:
     """Identity from os-release; `lab_note` is set where a lab says that it only presents itself as this system."""
-    text = path.read_text() if path.is_file() else ""
+    text = path.read_text(errors="replace") if path.is_file() else ""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     values = {key: value.strip('"') for key, _, value in pairs}
     names = {"id": "ID", "version_id": "VERSION_ID", "pretty_name": "PRETTY_NAME", "lab_note": "LAB_NOTE"}
@@ -169,30 +188,20 @@ def clock_is_synchronized() -> bool | None:
     return not int.from_bytes(told.raw[_TIMEX_STATUS : _TIMEX_STATUS + 4], "little") & _UNSYNCHRONIZED
 
 
-def nginx(service: str, main: str, run: Run) -> dict[str, Any]:
-    """Version and every file of the running configuration, as `nginx -T` lists them."""
-    rc, out, err = run(["nginx", "-T", "-c", main])
-    if rc == 127:
-        return {"version": None, "running": False, "files": {}, "main": main, "reason": err.strip()}
-    names = re.findall(r"^# configuration file (.+):$", out, flags=re.MULTILINE)
-    return {
-        "version": run(["nginx", "-v"])[2].strip().rpartition("/")[2],
-        "running": run(["systemctl", "is-active", service])[1].strip() == "active",
-        "files": {name: Path(name).read_text() for name in names},
-        "main": main,
-        "reason": None if rc == 0 else err.strip(),
-    }
-
-
 def listening(answer: tuple[int, str, str]) -> list[dict[str, Any]] | None:
-    """Listening TCP sockets of `ss -Hltnp`; process is None for another namespace's; None where ss fails."""
+    """Listening TCP sockets of `ss -Hltnp`; process is None for another namespace's; None where ss fails.
+
+    A line of another form is left out.
+    """
     rc, out, _ = answer
     if rc != 0:
         return None
     found = []
     for line in out.splitlines():
         fields = line.split(None, 5)
-        address, _, port = fields[3].rpartition(":")
+        address, _, port = fields[3].rpartition(":") if len(fields) > 3 else ("", "", "")
+        if not port.isdecimal():
+            continue
         process = re.search(r'"([^"]+)"', fields[5]) if len(fields) > 5 else None
         found.append({"address": address, "port": int(port), "process": process[1] if process else None})
     return found

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 import shutil
 import tarfile
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from ansible.module_utils.migrate_host import (
     sha256_of_stream,
     write_private,
 )
+from ansible.module_utils.migrate_nginx import nginx_files
 
 DOCUMENTATION = r"""
 module: triton_snapshot
@@ -78,7 +79,7 @@ def record(params: dict[str, Any], run: Run) -> tuple[bool, dict[str, Any]]:
     write_private(root / "container.json", json.dumps(spec, indent=1, sort_keys=True) + "\n")
     write_private(root / "packages.txt", run(["dpkg-query", "-W"])[1])
     _copy_compose(Path(params["compose_file"]), root / "compose")
-    _copy_nginx(params["nginx_config_file"], root / "nginx", run)
+    _copy_nginx(params["nginx_config_file"], root / "nginx")
     _archive_models(Path(params["model_repository"]), root)
     index = {"schema": 1, "triton": _identity(params, found, run)}
     index["models_digest"] = sha256_of(root / "models.sha256")
@@ -114,10 +115,15 @@ def _copy_compose(file: Path, target: Path) -> None:
             write_private(target / source.name, source.read_text())
 
 
-def _copy_nginx(main: str, target: Path, run: Run) -> None:
-    names = re.findall(r"^# configuration file (.+):$", run(["nginx", "-T", "-c", main])[1], flags=re.MULTILINE)
-    for name in names:
-        write_private(target / name.lstrip("/"), Path(name).read_text())
+def _copy_nginx(main: str, target: Path) -> None:
+    """Every file of the configuration under its own path. Raises CannotRecord where one cannot be read."""
+    files, unread = nginx_files(main)
+    if unread:
+        raise CannotRecord(f"nginx's configuration is not whole: {'; '.join(unread[:3])}; set nginx_config_file")
+    for name, content in files.items():
+        # A name with `..` would leave the folder.
+        place = os.path.realpath(name) if ".." in Path(name).parts else name
+        write_private(target / place.lstrip("/"), content)
 
 
 def _archive_models(repository: Path, root: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ansible.module_utils.migrate_host import Run, env_hashes, read_machine_id
+from ansible.module_utils.migrate_host import Run, env_hashes, read_machine_id, spec_digest
 
 Engine = Callable[[str], tuple[int, Any]]
 
@@ -23,10 +23,6 @@ MAX_ANSWER = 32 << 20
 TIMEOUT_S = 30
 _PROJECT = "com.docker.compose."
 _ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_SECRET_ARGUMENT = re.compile(
-    r"(--(?:http-restricted-api|grpc-restricted-protocol|[\w-]*(?:password|secret|api-?key|token))=)(.+)",
-    re.ASCII | re.IGNORECASE,
-)
 
 
 class _Socket(http.client.HTTPConnection):
@@ -129,7 +125,7 @@ def compose_projects(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def serving(found: dict[str, Any], get: Engine) -> dict[str, Any]:
-    """Triton's container as the plan reads it; values of its environment are keyed hashes."""
+    """Triton's container as the plan reads it; values of its environment are keyed hashes, its command is in `spec`."""
     config, key = found["Config"], read_machine_id()
     status, image = get(f"/images/{quote(found['Image'])}/json")
     sized = get(f"/containers/{found['Id']}/json?{urlencode({'size': 'true'})}")[1]
@@ -145,7 +141,7 @@ def serving(found: dict[str, Any], get: Engine) -> dict[str, Any]:
         "mounts": found.get("Mounts") or [],
         "ports": found["HostConfig"].get("PortBindings") or {},
         "env_hashes": env_hashes(config.get("Env") or [], key),
-        "command": [_without_secret(str(word), key) for word in config.get("Cmd") or []],
+        "spec": spec_digest(found, key),
         "compose": {
             "project": labels(found).get(f"{_PROJECT}project"),
             "service": labels(found).get(f"{_PROJECT}service"),
@@ -194,12 +190,6 @@ def labels(found: dict[str, Any]) -> dict[str, str]:
 def name_of(found: dict[str, Any]) -> str:
     """The name of an inspected container, without Docker's slash."""
     return str(found["Name"]).lstrip("/")
-
-
-def _without_secret(word: str, key: str) -> str:
-    """An argument whose value is a secret keeps its name and a keyed hash of the value."""
-    found = _SECRET_ARGUMENT.fullmatch(word)
-    return f"{found[1]}{env_hashes([f'x={found[2]}'], key)['x']}" if found else word
 
 
 def _message(answer: Any) -> str:

@@ -18,6 +18,8 @@ BYTECODE = "__pycache__"
 # What a start or a place in the network changes; the rest of `docker inspect` is what was asked for.
 _OF_ONE_RUN = ("Hostname", "AttachStdin", "AttachStdout", "AttachStderr", "ContainerIDFile", "ConsoleSize", "Links")
 _LABELS_OF_ONE_RUN = ("com.docker.compose.replace", "com.docker.compose.version")
+# Lists in which the order counts; Docker gives others, such as mounts, in another order each time.
+_ORDERED = ("Cmd", "Entrypoint", "Test", "Shell", "OnBuild", "Dns", "DnsOptions", "DnsSearch", "ExtraHosts")
 
 
 def runner(module: Any) -> Run:
@@ -112,6 +114,28 @@ def container_spec(inspected: dict[str, Any], machine_id: str) -> dict[str, Any]
     }
 
 
+def spec_digest(inspected: dict[str, Any], machine_id: str) -> str:
+    """HMAC-SHA256 of `container_spec`, whatever order Docker lists its parts in, keyed by the machine-id.
+
+    The command is in it as it is, and may hold a password that could be guessed from a plain hash.
+    """
+    text = _canonical(_sorted(container_spec(inspected, machine_id)))
+    return hmac.new(machine_id.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def _sorted(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        parts = [_sorted(inner) for inner in value]
+        return parts if name in _ORDERED else sorted(parts, key=_canonical)
+    return value
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def _named(mount: dict[str, Any]) -> dict[str, Any]:
     """A mount without the random name of an anonymous volume."""
     anonymous = re.fullmatch(r"[0-9a-f]{64}", str(mount.get("Name")))
@@ -124,15 +148,16 @@ def inspect(run: Run, kind: str, name: str) -> dict[str, Any] | None:
     return json.loads(out)[0] if rc == 0 else None
 
 
-def write_private(path: Path, text: str) -> bool:
+def write_private(path: Path, text: str | bytes) -> bool:
     """Replace a file (mode 0600) in one rename; False when it held this text already."""
-    if path.is_file() and path.read_text() == text:
+    content = text.encode() if isinstance(text, str) else text
+    if path.is_file() and path.read_bytes() == content:
         return False
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

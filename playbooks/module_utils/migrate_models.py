@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -31,6 +33,9 @@ _OF_WEIGHTS = (
     "adapter_config.json",
 )
 
+# A link to nothing, one in a circle, and a file that went meanwhile.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
 Files = dict[str, os.stat_result]
 
 
@@ -43,31 +48,32 @@ class Trees:
 
     def digest(self, root: Path, files: Files) -> str:
         """The digest of a tree, equal to that of its manifest (`migrate_host.manifest`)."""
-        wanted = {(stat.st_dev, stat.st_ino): root / name for name, stat in files.items()}
+        wanted = {(s.st_dev, s.st_ino): root / name for name, s in files.items()}
+        sizes = {(s.st_dev, s.st_ino): s.st_size for s in files.values()}
         missing = [(key, path) for key, path in wanted.items() if key not in self._known]
         # The largest first, so that no thread is left with it at the end.
-        missing.sort(key=lambda item: -item[1].stat().st_size)
+        missing.sort(key=lambda item: -sizes[item[0]])
         with ThreadPoolExecutor(self._workers) as pool:
             self._known.update(
                 zip((key for key, _ in missing), pool.map(_sha256, (p for _, p in missing)), strict=True)
             )
-        return tree_digest({name: self._known[stat.st_dev, stat.st_ino] for name, stat in files.items()})
+        return tree_digest({name: self._known[s.st_dev, s.st_ino] for name, s in files.items()})
 
 
 def model_repository(root: Path, trees: Trees) -> dict[str, Any]:
     """Number, size and digest of the files, and every model's versions, listing and texts."""
     found = _tree(root, trees)
-    if not found["exists"]:
-        return found | {"models": {}}
-    files, names = found.pop("entries"), sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    return found | {"models": {name: _model(root, name, files) for name in names if not name.startswith(".")}}
+    files: Files = found.pop("entries", {})
+    names, reason = _folders(root) if found["exists"] else ([], None)
+    models = {name: _model(root, name, files) for name in names if not name.startswith(".")}
+    return found | {"models": models, "reason": found["reason"] or reason}
 
 
 def weights(root: Path, trees: Trees) -> dict[str, Any]:
     """Number, size and digest of the files, the model's own settings, and what the tensors' headers say."""
     found = _tree(root, trees)
     files = found.pop("entries", {})
-    listing = {name: stat.st_size for name, stat in files.items()}
+    listing = {name: status.st_size for name, status in files.items()}
     texts, left_out = _texts(root, [name for name in _OF_WEIGHTS if name in files])
     shards = [root / name for name in sorted(files) if name.endswith(".safetensors") and "/" not in name]
     return found | {
@@ -92,7 +98,7 @@ def safetensors(shards: Iterable[Path]) -> dict[str, Any]:
                 found["parameters"][tensor["dtype"]] = count + prod(tensor["shape"])
                 found["bytes"] += tensor["data_offsets"][1] - tensor["data_offsets"][0]
             found["files"] += 1
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             return found | {"error": f"{path.name}: {error}"}
     return found
 
@@ -113,37 +119,68 @@ def _header(path: Path) -> list[dict[str, Any]]:
 
 
 def _tree(root: Path, trees: Trees) -> dict[str, Any]:
-    """What both folders have in common; `entries` holds the files. A file that cannot be read is the reason."""
-    found = {"path": str(root), "exists": root.is_dir(), "files": 0, "bytes": 0, "digest": None}
+    """What both folders have in common; `entries` holds the files.
+
+    What cannot be read, or goes meanwhile, is the reason; there is no digest of a part.
+    """
+    found: dict[str, Any] = {"path": str(root), "exists": False, "files": 0, "bytes": 0, "digest": None}
+    try:
+        found["exists"] = root.is_dir()
+    except OSError as error:
+        return found | {"reason": _why(error, root)}
     if not found["exists"]:
         return found | {"reason": f"{root} is not a directory"}
-    files = dict(sorted(_walk(root)))
-    size = sum(stat.st_size for stat in files.values())
+    problems: list[OSError] = []
+    files = dict(sorted(_walk(root, problems)))
+    size = sum(status.st_size for status in files.values())
+    digest, reason = None, _why(problems[0], root) if problems else None
     try:
-        digest, reason = trees.digest(root, files), None
+        digest = None if problems else trees.digest(root, files)
     except OSError as error:
-        digest, reason = None, f"{error.filename or root}: {error.strerror}"
+        reason = _why(error, root)
     return found | {"files": len(files), "bytes": size, "digest": digest, "reason": reason, "entries": files}
 
 
-def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every regular file as `migrate_host.manifest` sees it: links followed to files, bytecode caches left out."""
-    for folder, folders, names in os.walk(root):
+def _walk(root: Path, problems: list[OSError]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every regular file as `migrate_host.manifest` sees it: links followed to files, bytecode caches left out.
+
+    Folders and files that cannot be looked at are added to `problems`; what is gone by now was never there.
+    """
+    for folder, folders, names in os.walk(root, onerror=problems.append):
         folders[:] = [name for name in folders if name != BYTECODE]
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file():
-                yield path.relative_to(root).as_posix(), path.stat()
+        for path in (Path(folder, name) for name in names):
+            try:
+                status = path.stat()
+            except OSError as error:
+                if error.errno not in _NO_FILE:
+                    problems.append(error)
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield path.relative_to(root).as_posix(), status
+
+
+def _folders(path: Path) -> tuple[list[str], str | None]:
+    """Names of the folders in a folder, sorted, and why there are none where they cannot be listed."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir()), None
+    except OSError as error:
+        return [], _why(error, path)
+
+
+def _why(error: OSError, path: Path) -> str:
+    return f"{error.filename or path}: {error.strerror or type(error).__name__}"
 
 
 def _model(root: Path, name: str, files: Files) -> dict[str, Any]:
     start = f"{name}/"
-    own = {path.removeprefix(start): stat.st_size for path, stat in files.items() if path.startswith(start)}
+    own = {path.removeprefix(start): status.st_size for path, status in files.items() if path.startswith(start)}
     folder = root / name
-    versions = [e.name for e in os.scandir(folder) if e.is_dir() and e.name.isdecimal()]
+    inside, reason = _folders(folder)
     texts, left_out = _texts(folder, [path for path in own if _is_text(path)])
     return {
-        "versions": sorted(versions, key=int),
+        "versions": sorted((name for name in inside if name.isdecimal()), key=int),
+        "reason": reason,
         "listing": dict(list(own.items())[:MAX_FILES]),
         "listing_left_out": max(0, len(own) - MAX_FILES),
         "texts": texts,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible.module_utils.migrate_containers import cgroup, labels, name_of
 from ansible.module_utils.migrate_host import Run
-from ansible.module_utils.migrate_revivers import Unit, mentions, revivers, state_of, units
+from ansible.module_utils.migrate_revivers import Unit, matched, revivers, state_of, units
 
 _PROCESS = "tritonserver"
 _COMPOSE = "com.docker.compose."
@@ -34,18 +34,19 @@ def owner(params: dict[str, Any], found: list[dict[str, Any]], run: Run, root: P
     name = params["triton_container"]
     container = next((c for c in found if name_of(c) == name), None)
     files = _compose_files(container, params)
-    mine = [unit for unit in units(root) if mentions(unit.commands, name, files, root)]
+    mine = {unit: word for unit in units(root) if (word := matched(unit.commands, name, files, root))}
     if container:
         kind, who, evidence = _of_container(container, mine)
     else:
-        kind, who, evidence = _of_podman(name, run, mine) or _of_process(mine, found, root)
+        kind, who, evidence = _of_podman(name, run, list(mine)) or _of_process(list(mine), found, root)
     back = revivers(name, files, container, run, root) if kind != "kubernetes" else []
     if str(who).endswith(".service") and not any(str(who) in entry["what"] for entry in back):
         back.append({"kind": "systemd unit", "what": state_of(str(who), run), "where": str(who)})
     return {"kind": kind, "name": who, "evidence": evidence, "revivers": back + _watchers(found)}
 
 
-def _of_container(container: dict[str, Any], mine: list[Unit]) -> Owner:
+def _of_container(container: dict[str, Any], mine: dict[Unit, str]) -> Owner:
+    """`mine` are the units that start it, each with the word that its command names it by: commands hold secrets."""
     name, tags = name_of(container), labels(container)
     if pod := tags.get("io.kubernetes.pod.name"):
         space = tags.get("io.kubernetes.pod.namespace")
@@ -57,7 +58,7 @@ def _of_container(container: dict[str, Any], mine: list[Unit]) -> Owner:
         told = [f"label {_COMPOSE}project={project}", f"label {_COMPOSE}service={service}"]
         return "compose", f"{project}/{service}", told + [f"{unit.path} runs it" for unit in mine]
     if mine:
-        return "systemd", mine[0].name, [f"{unit.path}: {unit.command_of(name)}" for unit in mine]
+        return "systemd", next(iter(mine)).name, [f"{unit.path} names {word}" for unit, word in mine.items()]
     return "docker", name, [f"container {name} carries no label of compose", "no systemd unit names it"]
 
 

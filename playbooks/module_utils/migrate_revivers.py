@@ -58,11 +58,6 @@ class Unit:
         place = f" # in {folder[1]}" if folder else ""
         return [found[1] + place for found in _COMMAND.finditer(self.text)]
 
-    def command_of(self, container: str) -> str:
-        """The command that starts the container, shortened."""
-        named = [command for command in self.commands if _starts(command, container, [])]
-        return " ".join((named or self.commands or [""])[0].split())[:120]
-
 
 def revivers(
     container: str, files: list[str], inspected: dict[str, Any] | None, run: Run, root: Path
@@ -73,7 +68,7 @@ def revivers(
     if policy and policy != "no":
         found.append({"kind": "restart policy", "what": policy, "where": f"container {container}"})
     known = list(units(root))
-    mine = {unit.name: unit for unit in known if mentions(unit.commands, container, files, root)}
+    mine = {unit.name: unit for unit in known if matched(unit.commands, container, files, root)}
     for unit in mine.values():
         found.append({"kind": "systemd unit", "what": state_of(unit.name, run), "where": unit.path})
     for timer in (unit for unit in known if unit.name.endswith(".timer")):
@@ -98,10 +93,13 @@ def units(root: Path) -> Iterator[Unit]:
                     yield Unit(path.name.removesuffix(".d"), _shown(file, root), text.replace("\\\n", " "))
 
 
-def mentions(commands: list[str], container: str, files: list[str], root: Path) -> bool:
-    """Whether a command starts the container or its compose project, by itself or in a script that it runs."""
+def matched(commands: list[str], container: str, files: list[str], root: Path) -> str:
+    """The name, file or folder by which a command, or a script that it runs, starts the container or its project.
+
+    Empty where none does. It is what is shown of a command: whole ones hold secrets.
+    """
     texts = [*commands, *(text for command in commands for text in _scripts(command, root))]
-    return any(_starts(text, container, files) for text in texts)
+    return next((word for text in texts if (word := _started(text, container, files))), "")
 
 
 def state_of(unit: str, run: Run) -> str:
@@ -125,13 +123,13 @@ def read_text(path: Path) -> str | None:
     return None if b"\0" in read else read.decode("utf-8", errors="replace")
 
 
-def _starts(text: str, container: str, files: list[str]) -> bool:
+def _started(text: str, container: str, files: list[str]) -> str:
     """`docker start NAME`, `docker run … --name NAME`, `docker compose -f FILE up`, `cd FOLDER; docker compose up`."""
     said = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     if not _ENGINES.search(said) or not _STARTS.search(said):
-        return False
+        return ""
     folders = [str(Path(file).parent) for file in files]
-    return any(_names(said, word) for word in (container, *files, *folders))
+    return next((word for word in (container, *files, *folders) if _names(said, word)), "")
 
 
 def _names(line: str, word: str) -> bool:
@@ -148,9 +146,12 @@ def _scripts(command: str, root: Path) -> Iterator[str]:
 def _cron(container: str, files: list[str], root: Path) -> list[dict[str, str]]:
     found = []
     for path in (path for pattern in _CRON for path in sorted(root.glob(pattern))):
-        for line in (read_text(path) or "").splitlines():
-            if not line.lstrip().startswith("#") and mentions([line], container, files, root):
-                found.append({"kind": "cron", "what": " ".join(line.split())[:160], "where": _shown(path, root)})
+        lines = [line for line in (read_text(path) or "").splitlines() if not line.lstrip().startswith("#")]
+        words = (matched([line], container, files, root) for line in lines)
+        found += [
+            {"kind": "cron", "what": f"names {word}", "where": _shown(path, root)}
+            for word in dict.fromkeys(filter(None, words))
+        ]
     return found
 
 

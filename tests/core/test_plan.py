@@ -163,15 +163,6 @@ def test_an_edited_plan_is_refused() -> None:
         planning.from_json(data)
 
 
-def test_the_order_of_mounts_is_no_drift_and_another_mount_is() -> None:
-    data, shm = {"Destination": "/models", "Source": "/srv"}, {"Destination": "/dev/shm", "Source": "/tmp"}
-    made = planner.make("gpu01", settings(), changed("triton.container.mounts", [data, shm]), "t", NOW)
-    assert not planning.drift(made, changed("triton.container.mounts", [shm, data]))
-    assert [d.key for d in planning.drift(made, changed("triton.container.mounts", [data]))] == [
-        "triton.container.spec"
-    ]
-
-
 def test_what_is_no_plan_is_refused() -> None:
     with pytest.raises(Refused, match="not a plan"):
         planning.from_json({"schema": 1})

@@ -63,5 +63,5 @@ def test_binary_and_huge_files_are_not_read(utility: Callable[[str], ModuleType]
     (tmp_path / "huge").write_text("docker start triton\n" * 10_000)
     (tmp_path / "small").write_text("docker start triton\n")
     assert [revivers.read_text(tmp_path / name) for name in ("binary", "huge", "none")] == [None, None, None]
-    assert not revivers.mentions(["/binary", "/huge"], "triton", [], tmp_path)
-    assert revivers.mentions(["/small"], "triton", [], tmp_path)
+    assert not revivers.matched(["/binary", "/huge"], "triton", [], tmp_path)
+    assert revivers.matched(["/small"], "triton", [], tmp_path) == "triton"

@@ -1,13 +1,14 @@
-"""Triton's API as a server of our own answers it, well and badly; Docker's engine over a socket of our own."""
+"""Triton's API as a server of our own answers it, well and badly."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -121,6 +122,101 @@ def test_models_are_bounded_and_the_rest_named(
     assert (list(found["configs"]), found["left_out"]) == (["a/b"], ["phi2"])
 
 
+def test_what_the_api_tells_holds_no_secret(module: ModuleType, server: tuple[int, dict[str, Any]]) -> None:
+    port, answers = server
+    secret = {
+        "parameters": {
+            "hf_token": {"string_value": "hunter2"},
+            "db": {"string_value": "postgres://u:hunter2@h/"},
+            "model": {"string_value": "hf_hunter2hunter2hunter2"},
+        }
+    }
+    answers["/v2/models/phi2/config"] = {"name": "phi2", **secret}
+    answers["/v2/models/phi2"] = {"name": "phi2", **secret}
+    index = [{"name": name, "version": "1", "state": "READY"} for name in ("phi2", "auth-token")]
+    answers["/v2/repository/index"] = [*index, {"name": "bad", "reason": "--api-key hunter2 is wrong"}]
+    answers["/v2/models/auth-token/config"] = {"name": "auth-token", "max_batch_size": 8}
+    found = read(module, port)
+    assert "hunter2" not in json.dumps(found)
+    assert "postgres://u:keyed-hash:" in found["configs"]["phi2"]["parameters"]["db"]["string_value"]
+    assert found["configs"]["auth-token"] == {"name": "auth-token", "max_batch_size": 8}
+    assert read(module, port) == found
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        5,
+        "text",
+        {"phi2": 1},
+        [None, 5, "x", [], {"name": None, "inference_count": "many", "last_inference": []}],
+        [{"name": "phi2", "inference_count": {"a": 1}, "last_inference": 1.5}],
+    ],
+)
+def test_odd_statistics_are_none(module: ModuleType, server: tuple[int, dict[str, Any]], told: Any) -> None:
+    port, answers = server
+    answers["/v2/models/stats"] = {"model_stats": told}
+    assert all(seen["inference_count"] == 0 for seen in read(module, port)["statistics"].values())
+    answers["/v2/repository/index"] = 5
+    assert read(module, port)["models"] == []
+
+
+class Stalling(socketserver.StreamRequestHandler):
+    """Answers what is quick, and drips every other answer byte by byte."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            while self.rfile.readline().strip():
+                pass
+            path = line.split()[1].decode()
+            body = b"{}" if path in ("/v2/health/live", "/v2", "/v2/models/stats") else b"[]"
+            if path == "/v2/repository/index":
+                body = json.dumps([{"name": f"m{n}", "state": "READY"} for n in range(200)]).encode()
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+            if path.startswith("/v2/models/m"):
+                self.drip(head % 1_000_000)
+            self.wfile.write(head % len(body) + body)
+
+    def drip(self, head: bytes) -> None:
+        dripping = self.server.dripping  # type: ignore[attr-defined]
+        if "head" not in dripping:
+            self.wfile.write(head)
+        while "stop" not in dripping:
+            self.wfile.write(b"H" if "head" in dripping else b" ")
+            self.wfile.flush()
+            time.sleep(0.02)
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            super().finish()
+
+
+@pytest.mark.parametrize("where", ["body", "head"])
+def test_one_deadline_covers_a_server_that_drips(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        dripping: set[str] = {where}
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass
+
+    monkeypatch.setattr(module, "DEADLINE_S", 0.5)
+    with Server(("127.0.0.1", 0), Stalling) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        reader = threading.Thread(target=lambda: found.update(read(module, http.server_address[1])), daemon=True)
+        found: dict[str, Any] = {}
+        reader.start()
+        reader.join(20)
+        http.dripping.add("stop")
+        http.shutdown()
+    assert not reader.is_alive()
+    assert (found["live"], found["configs"], len(found["left_out"])) == (True, {}, 200)
+    assert "0.5 s" in found["reason"]
+    assert found["shared_memory"] == {"system": [], "cuda": []}
+
+
 def test_a_silent_server_is_asked_once(module: ModuleType) -> None:
     asked = []
 
@@ -130,90 +226,3 @@ def test_a_silent_server_is_asked_once(module: ModuleType) -> None:
 
     found = module.triton(ask)
     assert (asked, found["live"], found["models"]) == (["/v2/health/live"], False, [])
-
-
-@pytest.fixture
-def engine(tmp_path: Path, utility: Callable[[str], ModuleType]) -> Iterator[Callable[[dict[str, Any]], Any]]:
-    """A Docker engine that answers from a table: path without its query -> JSON."""
-    table: dict[str, Any] = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = table.get(self.path.partition("?")[0])
-            body = json.dumps(found if found is not None else {"message": "No such thing"}).encode()
-            self.send_response(200 if found is not None else 404)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def address_string(self) -> str:
-            return "socket"
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-        daemon_threads = True
-
-    containers = utility("migrate_containers")
-    with Server(str(tmp_path / "docker.sock"), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-
-        def get(answers: dict[str, Any]) -> Any:
-            table.update(answers)
-            return containers.engine(tmp_path / "docker.sock")
-
-        yield get
-        server.shutdown()
-
-
-def nothing(argv: list[str]) -> tuple[int, str, str]:
-    return 127, "", f"{argv[0]}: not found"
-
-
-def test_an_engine_with_nvidia(engine: Callable[[dict[str, Any]], Any], utility: Callable[[str], ModuleType]) -> None:
-    found = utility("migrate_containers").docker(
-        engine(
-            {
-                "/version": {"Version": "28.3.0"},
-                "/info": {
-                    "Runtimes": {"runc": {}, "nvidia": {}},
-                    "DefaultRuntime": "nvidia",
-                    "DiscoveredDevices": [
-                        {"Source": "cdi", "ID": "nvidia.com/gpu=0"},
-                        {"Source": "cdi", "ID": "nvidia.com/gpu=all"},
-                    ],
-                },
-            }
-        ),
-        lambda argv: (0, "2.38.2\n", ""),
-    )
-    assert (found["version"], found["compose_version"], found["server_ok"]) == ("28.3.0", "2.38.2", True)
-    assert (found["runtimes"], found["default_runtime"]) == (["nvidia", "runc"], "nvidia")
-    assert found["cdi"] == ["nvidia.com/gpu=0", "nvidia.com/gpu=all"]
-
-
-def test_an_older_engine_asks_nvidias_toolkit(
-    engine: Callable[[dict[str, Any]], Any], utility: Callable[[str], ModuleType]
-) -> None:
-    listed = "INFO[0000] Found 1 CDI devices\nnvidia.com/gpu=0\n"
-    found = utility("migrate_containers").docker(
-        engine({"/version": {"Version": "26.1.5"}, "/info": {"Runtimes": {"runc": {}}}}),
-        lambda argv: (0, listed, "") if argv[0] == "nvidia-ctk" else nothing(argv),
-    )
-    assert (found["cdi"], found["compose_version"]) == (["nvidia.com/gpu=0"], None)
-
-
-def test_a_container_that_goes_meanwhile_is_left_out(
-    engine: Callable[[dict[str, Any]], Any], utility: Callable[[str], ModuleType]
-) -> None:
-    get = engine({"/containers/json": [{"Id": "gone"}, {"Id": "here"}], "/containers/here/json": {"Id": "here"}})
-    assert utility("migrate_containers").inspected(get) == [{"Id": "here"}]
-
-
-def test_secrets_of_the_command_are_hashed(utility: Callable[[str], ModuleType]) -> None:
-    plain = "--model-repository=/models"
-    for word in ("--http-restricted-api=model-repository:admin=hunter2", "--Api-Key=hunter2", "--hf-token=hunter2"):
-        shown = utility("migrate_containers")._without_secret(word, "machine")
-        assert "hunter2" not in shown
-        assert shown.startswith(word.partition("=")[0])
-    assert utility("migrate_containers")._without_secret(plain, "machine") == plain

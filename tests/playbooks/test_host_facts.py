@@ -57,6 +57,8 @@ def test_a_host_that_lacks_everything_is_described(facts: ModuleType, tmp_path: 
     assert (found["os"]["id"], found["listening"]) == (None, None)
     assert found["clients"]["reason"]
     assert found["hostctl"] == {"installed": False, "status": None}
+    assert found["nginx"]["reason"] == "nginx: not found"
+    assert found["reasons"] == {}
 
 
 def test_the_host_is_only_asked(facts: ModuleType, tmp_path: Path) -> None:
@@ -79,6 +81,48 @@ def test_listening_sockets(facts: ModuleType) -> None:
         {"address": "[::]", "port": 22, "process": "sshd"},
     ]
     assert facts.listening((127, "", "ss: not found")) is None
+    assert facts.listening((0, "LISTEN 0\n\nLISTEN 0 1 nothing x\nLISTEN 0 1 *:http *:*\n", "")) == []
+
+
+PARTS = {
+    "containers.image_in_registry": ("vllm_image", {"digest": None}),
+    "containers.docker": ("docker", {"server_ok": False}),
+    "containers.inspected": ("containers", []),
+    "containers.compose_projects": ("compose_projects", None),
+    "gpu.gpus": ("gpus", None),
+    "gpu.driver": ("driver", None),
+    "gpu.toolkits_and_nccl": ("cuda_toolkits", None),
+    "hostctl": ("hostctl", {"installed": False}),
+    "nginx": ("nginx", {"files": {}}),
+    "clients": ("clients", {"log": []}),
+    "owner": ("owner", {"kind": "unknown"}),
+    "triton": ("triton", {"live": False, "container": None}),
+    "weights": ("weights", {"digest": None, "path": "/none/weights"}),
+    "model_repository": ("model_repository", {"models": {}}),
+    "listening": ("listening", None),
+    "disks": ("disks", None),
+    "operating_system": ("os", None),
+    "available_memory": ("memory_available_bytes", None),
+}
+
+
+@pytest.mark.parametrize("reader", PARTS)
+def test_a_part_that_raises_ends_nothing_else(
+    facts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    def raises(*args: object, **options: object) -> None:
+        raise ValueError("hunter2")
+
+    monkeypatch.setattr(f"host_facts.{reader}", raises)
+    found = facts.read_host(PARAMS, lambda argv: (127, "", f"{argv[0]}: not found"), tmp_path)
+    name, wanted = PARTS[reader]
+    assert "hunter2" not in json.dumps(found)
+    assert any("ValueError (raises:" in reason for reason in found["reasons"].values()), found["reasons"]
+    if isinstance(wanted, dict):
+        assert found[name].items() >= wanted.items()
+        assert "ValueError" in found[name]["reason"]
+    else:
+        assert found[name] == wanted
 
 
 def test_a_program_that_hangs_or_is_missing_ends(facts: ModuleType) -> None:

@@ -40,8 +40,6 @@ class Host:
                 return 0, "", ""
             case ["dpkg-query", "-W"]:
                 return 0, "docker.io\t26.1\n", ""
-            case ["nginx", "-T", "-c", main]:
-                return 0, f"# configuration file {main}:\nevents {{}}\n", ""
         return 1, "", "no such thing"
 
 
@@ -92,6 +90,25 @@ def test_recorded_once_and_again_only_after_a_change(
     assert changed
     assert after["files"]["models.tar"] != index["files"]["models.tar"]
     assert all(path.stat().st_mode & 0o077 == 0 for path in root.rglob("*") if path.is_file())
+
+
+def test_nginx_is_copied_as_it_is_and_only_what_it_includes(
+    snapshot: ModuleType, params: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "other.conf").write_bytes(b"# caf\xe9\r\n")
+    main = tmp_path / "nginx.conf"
+    main.write_text(f"# configuration file {tmp_path}/secret:\nevents {{}} include sub/../other.conf;\n")
+    snapshot.record(params, Host(tmp_path))
+    copied = tmp_path / "snapshot" / "nginx" / str(tmp_path).lstrip("/")
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
+        "nginx.conf": main.read_bytes(),
+        "other.conf": b"# caf\xe9\r\n",
+    }
+    main.write_text("include gone.conf;")
+    with pytest.raises(snapshot.CannotRecord, match=r"gone\.conf: No such file.*nginx_config_file"):
+        snapshot.record(params, Host(tmp_path))
 
 
 def test_a_restart_of_the_container_is_no_change(snapshot: ModuleType, params: dict[str, Any], tmp_path: Path) -> None:
