@@ -1,4 +1,4 @@
-"""The lab: gpu01, a host with a real Triton behind nginx, and the registry that real pulls come from.
+"""The lab: gpu01, a host with a real Triton behind nginx, and where its images and driver packages come from.
 
     status = up(bundled.root(), print)
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 
-from migrate.lab import build, cache, engine, files, host, model, names, registry, secret
+from migrate.lab import apt, build, cache, engine, files, host, model, names, registry, secret
 from migrate.lab.errors import LabError
 from migrate.lab.progress import Say
 
@@ -57,16 +58,16 @@ def up(root: Path, say: Say, *, fresh: bool = False) -> LabStatus:
         secrets = host.secrets_of(_inventory(root))
         content = recipe.host_content(secrets.fingerprint())
         image = build.everything(client, recipe, say)
-        if fresh or not host.is_running(client, content):
-            password = secret.sudo_password(secrets)
-            archive = files.pack(files.host_files(recipe.lab, recipe.model, secrets, password))
-            host.start(client, image, content, archive, say)
-            host.wait_for_triton(say)
-        elif not host.triton_answers():
-            raise LabError(
-                f"{names.HOST} runs, but its Triton does not answer on port {names.HTTP.outside}",
-                advice="migrate lab down, then migrate lab up",
-            )
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            packages = pool.submit(apt.ensure, client, recipe.lab, recipe.cache, recipe.base, say)
+            if fresh or not host.is_running(client, content):
+                password = secret.sudo_password(secrets)
+                archive = files.pack(files.host_files(recipe.lab, recipe.model, secrets, password))
+                host.start(client, image, content, archive, say)
+                host.wait_for_triton(say)
+            else:
+                _require_triton()
+            packages.result()
     say(f"model: {model.report(recipe.model)}")
     say(f"the lab is up ({time.monotonic() - started:.0f} s)")
     return status(root)
@@ -82,6 +83,7 @@ def down(root: Path, say: Say, *, purge: bool = False) -> LabStatus:
             _remove_all(client, say)
         secret.remove(secret.Secrets(_inventory(root)))
     if purge:
+        apt.purge(_cache())
         cache.purge(_cache())
     say("the lab is down" + (", its cache is removed" if purge else f"; its cache stays in {_cache()}"))
     return status(root)
@@ -91,8 +93,8 @@ def status(root: Path) -> LabStatus:
     """What is up now; changes nothing."""
     client = engine.connect()
     secrets = secret.Secrets(_inventory(root))
-    containers = [_container_part(client, name) for name in (names.REGISTRY, names.HOST_CONTAINER)]
-    answers = containers[1].is_up and host.triton_answers()
+    containers = [_container_part(client, name) for name in (names.REGISTRY, names.APT, names.HOST_CONTAINER)]
+    answers = containers[-1].is_up and host.triton_answers()
     parts = (
         Part("docker engine", client is not None, "answers" if client else "does not answer"),
         *containers,
@@ -109,6 +111,14 @@ def shell_command(root: Path, words: tuple[str, ...] = ()) -> list[str]:
     argv = ["ssh", "-i", str(secrets.identity), "-p", str(names.SSH.outside)]
     argv += [word for option in options for word in ("-o", option)]
     return [*argv, f"{names.OPERATOR}@{names.ADDRESS}", *words]
+
+
+def _require_triton() -> None:
+    if not host.triton_answers():
+        raise LabError(
+            f"{names.HOST} runs, but its Triton does not answer on port {names.HTTP.outside}",
+            advice="migrate lab down, then migrate lab up",
+        )
 
 
 def _cache() -> Path:
@@ -147,4 +157,5 @@ def _urls() -> dict[str, str]:
         "grpc": f"{address}:{names.GRPC.outside}",
         "ssh": f"{names.OPERATOR}@{address}:{names.SSH.outside}",
         "registry": f"http://{names.PUSH_ADDRESS}/v2/_catalog",
+        "apt": f"http://{address}:{names.APT_PORT}/",
     }

@@ -14,6 +14,10 @@ REGISTRY_ALIAS = "registry.lab"
 REGISTRY_PORT = 5000
 PUSH_ADDRESS = f"127.0.0.1:{REGISTRY_PORT}"
 
+APT = "migrate-lab-apt"
+APT_ALIAS = "apt.lab"
+APT_PORT = 5080
+
 HOST = "gpu01"
 HOST_CONTAINER = "migrate-lab-gpu01"
 HOST_VOLUME = "migrate-lab-gpu01-docker"
