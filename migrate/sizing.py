@@ -50,7 +50,7 @@ def size(settings: Settings, facts: Facts) -> Sizing:
         raise Refused(
             f"vllm_gpus: all, but no GPU can be seen: {why}", advice="nvidia-smi on the host, or vllm_gpus: none"
         )
-    model, used = _model(facts), _visible(gpus, settings)[: _cards(flags)]
+    model, used = _model(facts, flags), _visible(gpus, settings)[: _cards(flags)]
     _refuse_our_own(used)
     if len(used) < _cards(flags):
         raise Refused(
@@ -100,7 +100,7 @@ def _judged(promise: Expectation, card: cards.Card | None, flags: Flags, facts: 
         because = "the card is not known: no GPU, or one that migrate/fit/cards.yaml does not list"
         return [_line(promise.by, name, wanted[name], None, "unknown", because) for name in named]
     setting = _setting(flags, _number(flags, _SHARE, UTILIZATION))
-    found = fit.judge(_model(facts), card, setting, fit.Expectations(**wanted))
+    found = fit.judge(_model(facts, flags), card, setting, fit.Expectations(**wanted))
     return [_line(promise.by, j.promise, j.promised, j.bound, str(j.verdict), j.because) for j in found]
 
 
@@ -108,13 +108,15 @@ def _line(by: str, promise: str, promised: float, bound: float | None, verdict: 
     return {"by": by, "promise": promise, "promised": promised, "bound": bound, "verdict": verdict, "because": because}
 
 
-def _model(facts: Facts) -> fit.Model:
+def _model(facts: Facts, flags: Flags) -> fit.Model:
+    """The model as it is loaded: with the quantisation that the flags ask for."""
     weights = facts.get("weights") or {}
     text = (weights.get("texts") or {}).get("config.json")
     if text is None:
         raise Refused(f"vllm_weights_source: {weights.get('path')} holds no config.json")
     try:
-        return fit.of(loads(text), from_facts(weights.get("safetensors") or {}))
+        model = fit.of(loads(text), from_facts(weights.get("safetensors") or {}))
+        return fit.quantised(model, str(flags.get("quantization", "")))
     except ValueError as error:
         raise Refused(f"vllm_weights_source: {weights.get('path')}/config.json is no JSON: {error}") from None
 
@@ -129,6 +131,7 @@ def _setting(flags: Flags, utilization: float) -> fit.Setting:
             _count(flags, "max-num-seqs") if "max-num-seqs" in flags else _BATCH.sequences,
             _tokens(flags.get("max-num-batched-tokens", _BATCH.tokens)),
         ),
+        pipeline_parallel=_count(flags, "pipeline-parallel-size"),
     )
 
 

@@ -7,7 +7,7 @@ from migrate.fit.cards import Card
 from migrate.fit.directory import load
 from migrate.fit.headers import Headers
 from migrate.fit.kv import kv_bytes_per_token
-from migrate.fit.memory import Fit, Model, Setting, fit, of
+from migrate.fit.memory import Fit, Model, Setting, fit, of, quantised
 from migrate.fit.nearest import Change, cards_needed, nearest
 from migrate.fit.reserve import Batch
 from migrate.fit.strategy import Strategy, strategy
@@ -33,6 +33,7 @@ __all__ = [
     "load",
     "nearest",
     "of",
+    "quantised",
     "strategy",
     "weights_bytes",
 ]

@@ -62,7 +62,8 @@ def tokens_per_s(model: Model, card: Card, setting: Setting, expected: Expectati
     if read is None:
         return None
     cache = kvs.measure(model.config, setting.kv_dtype).read(expected.context)
-    step = bound(read + expected.streams * cache, card.bandwidth_gbs * 1e9 * setting.tensor_parallel)
+    busy = setting.tensor_parallel * min(setting.pipeline_parallel, expected.streams)
+    step = bound(read + expected.streams * cache, card.bandwidth_gbs * 1e9 * busy)
     return expected.streams * step
 
 
@@ -71,7 +72,7 @@ def ttft_s(model: Model, card: Card, setting: Setting, expected: Expectations) -
     weights = model.weights
     if weights.read is None:
         return None
-    arithmetic = 2 * weights.active * expected.prompt / (_peak(card, weights.scheme) * setting.tensor_parallel)
+    arithmetic = 2 * weights.active * expected.prompt / (_peak(card, weights.scheme) * setting.cards)
     return max(arithmetic, weights.read / (card.bandwidth_gbs * 1e9 * setting.tensor_parallel))
 
 
@@ -84,7 +85,7 @@ def judge(model: Model, card: Card, setting: Setting, expected: Expectations) ->
     if expected.ttft_s is not None:
         found.append(_first(expected.ttft_s, ttft_s(model, card, setting, expected), expected.prompt))
     if expected.joules_per_token is not None:
-        found.append(_energy(expected.joules_per_token, speed, card.power_w * setting.tensor_parallel))
+        found.append(_energy(expected.joules_per_token, speed, card.power_w * setting.cards))
     return tuple(found)
 
 

@@ -64,7 +64,8 @@ def get(key: str) -> Card:
         return known[wanted]
     if found := find(key):
         return found
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or sorted(known)
+    family = sorted(k for k in known if k.startswith(f"{wanted}-")) if wanted else []
+    close = family or difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or sorted(known)
     raise UsageError(
         f"card {key!r} is not in migrate/fit/cards.yaml", advice=f"--card {close[0]}; near: {', '.join(close)}"
     )

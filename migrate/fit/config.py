@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Any
 
+import yaml
+
 from migrate.errors import Refused
+from migrate.translate.backend import is_generative
 
 _LARGEST = 1 << 32
 _MOST_LAYERS = 10_000
@@ -28,7 +33,7 @@ class Config:
             if (value := self.values.get(name)) is not None:
                 return _positive(name, value)
         if default is None:
-            raise Refused(f"config.json of {self.architecture} has no {' or '.join(names)}", advice=_ADVICE)
+            raise Refused(f"config.json of {self.architecture} has no {' or '.join(names)}", advice=_MISSING)
         return default
 
     def count(self, name: str, default: int = 0) -> int:
@@ -62,6 +67,9 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
+        is_grouped = self.flag("new_decoder_architecture")
+        if self.flag("multi_query") and not is_grouped:  # Falcon-7B, StarCoder: vllm/config/model.py
+            return 1
         return self.integer("num_key_value_heads", "num_kv_heads", default=self.heads)
 
     @property
@@ -79,13 +87,23 @@ class Config:
         own = self.integer("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
         scaling = self.values.get("rope_scaling") or self.values.get("rope_parameters") or {}
         kind = scaling.get("rope_type") or scaling.get("type") if isinstance(scaling, Mapping) else None
-        if not kind or kind in _UNSCALED:
+        if kind is not None and not isinstance(kind, str):
+            raise Refused(f"config.json: rope_scaling.type is {kind!r}", advice=_ADVICE)
+        if not kind or kind in _UNSCALED or self.architecture.startswith("Gemma3"):  # its own context is scaled already
             return own
         factor = scaling.get("factor", 1.0)
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor <= 1024:
             raise Refused(f"config.json: rope_scaling.factor is {factor!r}", advice=_ADVICE)
         original = scaling.get("original_max_position_embeddings") if kind == "yarn" else None
         return int((_positive("original_max_position_embeddings", original) if original else own) * factor)
+
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """How the checkpoint is quantised; None where it is not."""
+        found: Mapping[str, Any] | None = next(
+            (settings for key in _QUANTIZATION if (settings := self.values.get(key)) is not None), None
+        )
+        return found or None
 
     @property
     def dtype(self) -> str:
@@ -101,6 +119,8 @@ class Config:
 
 
 _ADVICE = "copy config.json of the model's repository again"
+_MISSING = "write the key into config.json: the model leaves it to the default of its class in transformers"
+_QUANTIZATION = ("quantization_config", "compression_config")
 
 
 def read(values: object) -> Config:
@@ -110,13 +130,28 @@ def read(values: object) -> Config:
     names = values.get("architectures")
     if not (isinstance(names, list) and names and isinstance(names[0], str)):
         raise Refused("config.json names no architecture (`architectures`)", advice=_ADVICE)
+    if not names[0].isidentifier():
+        raise Refused(f"config.json: architectures has {names[0][:80]!r}, which is no class's name", advice=_ADVICE)
+    if is_generative(names) is False:
+        raise Refused(f"{names[0]} generates no text: it stays on Triton", advice="name a decoder's directory")
     if values.get("is_encoder_decoder"):
         raise Refused(f"{names[0]} is an encoder-decoder; vLLM's memory is computed for decoders only")
     inner = values.get("text_config")
+    merged = {**_class_defaults().get(names[0], {}), **values}
     if isinstance(inner, Mapping):
-        outer = {key: value for key, value in values.items() if key != "text_config"}
-        return Config(names[0], {**outer, **inner}, True)
-    return Config(names[0], values, False)
+        del merged["text_config"]
+        merged |= inner
+    for key in _QUANTIZATION:
+        if merged.get(key) is not None and not isinstance(merged[key], Mapping):
+            raise Refused(f"config.json: {key} is no object", advice=_ADVICE)
+    return Config(names[0], merged, isinstance(inner, Mapping))
+
+
+@cache
+def _class_defaults() -> dict[str, dict[str, Any]]:
+    text = (resources.files("migrate.fit") / "class_defaults.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, dict[str, Any]] = yaml.load(text, yaml.CSafeLoader)
+    return loaded
 
 
 def _positive(name: str, value: object) -> int:

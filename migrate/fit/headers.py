@@ -59,7 +59,8 @@ def read(directory: Path) -> Headers | None:
     paths = sorted(path for path in directory.glob("*.safetensors") if not path.name.startswith("consolidated"))
     if not paths:
         return None
-    _expect_all(directory, {path.name for path in paths})
+    named = _expect_all(directory, {path.name for path in paths})
+    paths = [path for path in paths if not named or path.name in named]  # as vLLM does: strays are not loaded
     size = 0
     parameters: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
@@ -71,19 +72,23 @@ def read(directory: Path) -> Headers | None:
     return Headers(len(paths), size, dict(parameters), shapes)
 
 
-def _expect_all(directory: Path, present: set[str]) -> None:
+def _expect_all(directory: Path, present: set[str]) -> set[str]:
+    """The files that the index names, empty without one."""
     index = directory / _INDEX
     if not index.is_file():
-        return
+        return set()
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Refused(f"{index} is no index of safetensors files", advice=_ADVICE) from error
     if missing := sorted(str(name) for name in named - present):
         raise Refused(f"{index} names {missing[0]}, which is not there ({len(missing)} missing)", advice=_ADVICE)
+    return named
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    if not path.is_file():
+        raise Refused(f"{path} is no file", advice=_ADVICE)
     total = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -94,8 +99,10 @@ def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
     try:
         header = json.loads(raw)
         tensors = {name: _tensor(entry) for name, entry in header.items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        end = max(
+            (int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0
+        )
+    except (ValueError, KeyError, AttributeError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise Refused(f"{path}: the safetensors header cannot be read", advice=_ADVICE) from error
     if total < 8 + length + end:
         raise Refused(f"{path} has {total:,} bytes; its header promises {8 + length + end:,}", advice=_ADVICE)

@@ -11,7 +11,7 @@ from migrate.fit import weights as sizes
 from migrate.fit.config import Config
 from migrate.fit.headers import Headers
 from migrate.fit.kv import BLOCK, Kv
-from migrate.fit.quantization import Scheme
+from migrate.fit.quantization import FP8, NF4, Scheme
 from migrate.fit.reserve import UNCERTAINTY, Batch, reserve
 from migrate.fit.units import GIB, gib
 from migrate.fit.weights import Weights
@@ -24,6 +24,7 @@ UTILIZATION = 0.92
 """vLLM's own `--gpu-memory-utilization` since 0.20."""
 
 _MOST_GPUS = 64
+_WHILE_LOADING = {"fp8": FP8, "bitsandbytes": NF4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +42,25 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How vLLM is to be started. `context` 0 is the model's own."""
+    """How vLLM is to be started, on `tensor_parallel` x `pipeline_parallel` cards. `context` 0 is the model's own."""
 
     context: int = 0
     utilization: float = UTILIZATION
     tensor_parallel: int = 1
     kv_dtype: str = "auto"
     batch: Batch = Batch()
+    pipeline_parallel: int = 1
+
+    @property
+    def cards(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Bytes on each GPU. `share` is what vLLM may use; `room` is what weights and reserve leave of it for the KV cache
-    (negative: not even they fit). `tight`: the reserve's uncertainty decides. `reasons` say why it does not fit."""
+    """Bytes on each GPU; on those of a pipeline's largest stage. `share` is what vLLM may use; `room` is what weights
+    and reserve leave of it for the KV cache (negative: not even they fit). `tight`: the reserve's uncertainty decides.
+    `reasons` say why it does not fit."""
 
     vram: int
     share: int
@@ -97,23 +104,25 @@ class Fit:
 def fit(model: Model, vram: int, setting: Setting | None = None) -> Fit:
     """Whether a model fits GPUs of `vram` bytes each (as nvidia-smi shows them), started with `setting`.
 
-    The weights divide evenly over a tensor-parallel group. Raises UsageError for a setting that vLLM would not take,
-    and Refused as `config.read` and `weights.measure` do.
+    The weights divide evenly over a tensor-parallel group, and as the layers do over the stages of a pipeline, the
+    largest of which has one more than the smallest (vllm/distributed/utils.py, `get_pp_indices`). Raises UsageError for
+    a setting that vLLM would not take, and Refused as `config.read` and `weights.measure` do.
     """
     chosen = setting or Setting()
     _check(model.config, chosen)
     weights, kv = model.weights, kvs.measure(model.config, chosen.kv_dtype)
-    gpus = chosen.tensor_parallel
+    gpus, stages, layers = chosen.tensor_parallel, chosen.pipeline_parallel, model.config.layers
+    each = -(-weights.bytes * -(-layers // stages) // (layers * gpus))
     share = int((vram - DRIVER) * chosen.utilization)
     result = Fit(
         vram=vram,
         share=share,
         weights=weights,
-        weights_each=-(-weights.bytes // gpus),
-        reserve=(kept := reserve(model.config, vram, chosen.batch, gpus)),
-        room=share - -(-weights.bytes // gpus) - kept,
+        weights_each=each,
+        reserve=(kept := reserve(model.config, vram, chosen.batch, gpus, stages)),
+        room=share - each - kept,
         kv=kv,
-        kv_each=kv.on_each(gpus),
+        kv_each=kv.on_each(gpus, stages),
         context=chosen.context or model.config.context,
         own_context=model.config.context,
         setting=chosen,
@@ -155,11 +164,30 @@ def _check(config: Config, setting: Setting) -> None:
     if setting.context < 0:
         raise UsageError(f"--context {setting.context} is not positive", advice="--context 8192")
     gpus = setting.tensor_parallel
-    if not 1 <= gpus <= _MOST_GPUS or config.heads % gpus:
+    if not 1 <= gpus <= _MOST_GPUS or not divides(config, gpus):
         raise UsageError(
-            f"--tensor-parallel {gpus} does not divide the {config.heads} attention heads",
+            f"--tensor-parallel {gpus} does not divide the {config.heads} attention heads and {config.kv_heads} KV "
+            "heads",
             advice=f"one of {', '.join(str(n) for n in (1, 2, 4, 8, 16) if divides(config, n))}",
         )
+    if not 1 <= setting.pipeline_parallel <= min(config.layers, _MOST_GPUS):
+        raise UsageError(
+            f"pipeline-parallel-size {setting.pipeline_parallel} is not from 1 to the {config.layers} layers",
+            advice="pipeline-parallel-size: 1",
+        )
+
+
+def quantised(model: Model, name: str) -> Model:
+    """The model as `--quantization NAME` loads it: 16-bit weights of a known architecture become smaller with `fp8` and
+    `bitsandbytes` (vllm/model_executor/layers/quantization). Any other name says what the checkpoint already is, and
+    changes nothing. Raises Refused as `weights.measure` does.
+    """
+    scheme = _WHILE_LOADING.get(name.strip().lower())
+    is_plain = model.scheme is None and model.config.quantization is None
+    if scheme is None or not is_plain or not sizes.countable(model.config) or (model.headers and model.headers.packed):
+        return model
+    _ = model.weights  # an assumed scheme is counted from config.json, so headers that contradict it would pass
+    return replace(model, scheme=scheme)
 
 
 def of(values: object, headers: Headers | None = None) -> Model:

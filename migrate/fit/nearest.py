@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from migrate.errors import MigrateError
-from migrate.fit import parameters
+from migrate.fit import weights
 from migrate.fit.cards import Card
 from migrate.fit.kv import BLOCK
 from migrate.fit.memory import Fit, Model, Setting, divides, fit
@@ -41,10 +41,11 @@ def nearest(model: Model, vram: int, setting: Setting, card: Card | None = None)
 
 
 def cards_needed(model: Model, vram: int, setting: Setting) -> int | None:
-    """The smallest tensor-parallel group of such cards that holds the model and its context; None up to 16."""
+    """The smallest tensor-parallel group of such cards, without a pipeline, that holds the model and its context; None
+    up to 16."""
     for gpus in _GROUPS:
         if divides(model.config, gpus, model.scheme):
-            if fit(model, vram, replace(setting, tensor_parallel=gpus)).fits:
+            if fit(model, vram, replace(setting, tensor_parallel=gpus, pipeline_parallel=1)).fits:
                 return gpus
     return None
 
@@ -60,15 +61,16 @@ def _candidates(model: Model, vram: int, setting: Setting, card: Card | None) ->
         yield Change(f"--max-model-len {shorter}", fit(model, vram, cut))
     yield from _quantised(model, vram, setting, fp8)
     gpus = cards_needed(model, vram, setting)
-    if gpus and gpus > setting.tensor_parallel:
-        result = fit(model, vram, replace(setting, tensor_parallel=gpus))
-        yield Change(f"--tensor-parallel-size {gpus} ({gpus} such cards)", result)
+    if gpus and gpus > setting.cards:
+        result = fit(model, vram, replace(setting, tensor_parallel=gpus, pipeline_parallel=1))
+        alone = " --pipeline-parallel-size 1" if setting.pipeline_parallel > 1 else ""
+        yield Change(f"--tensor-parallel-size {gpus}{alone} ({gpus} such cards)", result)
     if 0 < shorter * 4 < asked.context:
         yield Change(f"--max-model-len {shorter}", fit(model, vram, cut))
 
 
 def _quantised(model: Model, vram: int, setting: Setting, fp8: bool) -> Iterator[Change]:
-    if not parameters.known(model.config.architecture) or model.config.multimodal:
+    if not weights.countable(model.config):
         return
     present = model.weights
     for scheme, what in (

@@ -27,15 +27,14 @@ class Scheme:
 
 AWQ = Scheme("AWQ 4-bit", 0.5 + 2.5 / 128, 0.5 + 2.5 / 128, 128)
 FP8 = Scheme("FP8", 1.0, 1.0)
+NF4 = Scheme("bitsandbytes 4-bit", 0.5 + 4 / 64, 0.5 + 4 / 64, 64)
 
 
 def scheme(config: Config) -> Scheme:
     """The scheme that `quantization_config` names. Raises Refused, by name, for one that is not known here."""
-    settings = config.values.get("quantization_config") or config.values.get("compression_config")
+    settings = config.quantization
     if settings is None:
         return Scheme()
-    if not isinstance(settings, Mapping):
-        raise Refused("config.json: quantization_config is no object")
     method = str(settings.get("quant_method") or "").lower()
     method = method if method and method != "modelopt" else str(settings.get("quant_algo") or method).lower()
     reader = _METHODS.get(method)
@@ -52,7 +51,8 @@ def _grouped(settings: Mapping[str, Any]) -> Scheme:
     group = settings.get("group_size") or settings.get("q_group_size") or 128
     size = group if isinstance(group, int) and group > 0 else 0
     each = bits / 8 + ((2 + bits / 8) / size if size else 0)
-    return Scheme(f"{str(settings['quant_method']).upper()} {bits}-bit", each, each, size)
+    method = str(settings.get("quant_method") or settings.get("quant_algo")).upper()
+    return Scheme(f"{method} {bits}-bit", each, each, size)
 
 
 def _fp8(_: Mapping[str, Any]) -> Scheme:

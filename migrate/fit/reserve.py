@@ -7,7 +7,7 @@ since 0.21 an estimate of the CUDA graphs. The same parts are estimated here, on
     activations  2 T (3 I/t + 4 H + (Q + 2 K) d/t)        T tokens; one layer: MLP, residuals, attention
     sampling     14 S V                                   logits in 16 and 32 bits, probabilities, random draws
     peak         2 T H + the larger of the two
-    outside      0.3 GiB, 0.6 GiB with tensor parallelism (NCCL, cuBLAS, attention workspaces)
+    outside      0.3 GiB, 0.6 GiB with several GPUs (NCCL, cuBLAS, attention workspaces)
     CUDA graphs  0.5 GiB
 
 Evidence: Qwen3-8B on a 24 GB card had 1.32 GiB besides weights and cache, graphs 0.52 of it (vLLM's log in LMCache
@@ -35,15 +35,16 @@ class Batch:
     tokens: int = 0
 
 
-def reserve(config: Config, vram: int, batch: Batch, gpus: int = 1) -> int:
-    """Bytes on each GPU of `gpus`, of `vram` bytes, besides weights and KV cache. No error is raised."""
+def reserve(config: Config, vram: int, batch: Batch, gpus: int = 1, stages: int = 1) -> int:
+    """Bytes on each GPU of `gpus` in each of a pipeline's `stages`, of `vram` bytes, besides weights and KV cache. No
+    error is raised."""
     chosen = defaults(vram, batch)
     heads = (config.heads + 2 * config.kv_heads) * config.head_dim
     layer = (3 * _width(config) + heads) // gpus + 4 * config.hidden
     activations = 2 * chosen.tokens * layer
     sampling = 14 * chosen.sequences * config.vocabulary
     peak = 2 * chosen.tokens * config.hidden + max(activations, sampling)
-    return peak + (_OUTSIDE_GROUP if gpus > 1 else _OUTSIDE) + GRAPHS
+    return peak + (_OUTSIDE_GROUP if gpus * stages > 1 else _OUTSIDE) + GRAPHS
 
 
 def defaults(vram: int, batch: Batch) -> Batch:

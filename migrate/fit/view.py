@@ -19,7 +19,7 @@ def as_text(
     model: Model, result: Fit, changes: Sequence[Change], speeds: tuple[float, float] | None, card: Card | None
 ) -> str:
     """The verdict, a bar of where the memory of one card goes, its parts, and what would help."""
-    cards = f"{result.setting.tensor_parallel} x {card.name if card else gib(result.vram)}"
+    cards = f"{result.setting.cards} x {card.name if card else gib(result.vram)}"
     verdict = ("TIGHT" if result.tight else "FITS") if result.fits else "DOES NOT FIT"
     lines = [f"{verdict}: {model.config.architecture}, {result.context:,} tokens of context, on {cards}", ""]
     lines += [f"  [{_bar(result)}]", *_parts(model, result), ""]
@@ -66,6 +66,11 @@ def _notes(result: Fit) -> list[str]:
         notes.append(
             f"  {result.kv.windowed} of {result.kv.layers} layers look back {result.kv.window:,} tokens: "
             "vLLM may need less cache than this"
+        )
+    if result.kv.stateful:
+        notes.append(
+            f"  {result.kv.stateful} of {result.kv.stateful + result.kv.layers} layers have no cache: the state that "
+            "they keep for each sequence is not counted"
         )
     return notes
 

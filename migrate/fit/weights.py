@@ -42,8 +42,7 @@ def measure(config: Config, headers: Headers | None = None, scheme: Scheme | Non
     `scheme` is a quantisation to assume instead of the checkpoint's own. Raises Refused where the headers contradict
     the configuration, and for an architecture or a quantisation that is not known where there are no headers either.
     """
-    countable = parameters.known(config.architecture) and not config.multimodal
-    counted = parameters.count(config) if countable else None
+    counted = parameters.count(config) if countable(config) else None
     if headers is None or scheme is not None:
         if counted is None:
             raise Refused(
@@ -61,6 +60,11 @@ def measure(config: Config, headers: Headers | None = None, scheme: Scheme | Non
     _compare(config, headers, size, expected)
     read = None if expected.read is None else round(expected.read / expected.bytes * size)
     return replace(expected, bytes=size, read=read, source="safetensors headers")
+
+
+def countable(config: Config) -> bool:
+    """Whether config.json alone tells the weights."""
+    return parameters.known(config.architecture) and not config.multimodal
 
 
 def _counted(config: Config, counted: Parameters, scheme: Scheme) -> Weights:

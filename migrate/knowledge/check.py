@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +10,10 @@ from typing import Any
 
 from packaging.version import Version
 
+from migrate.knowledge import names
 from migrate.knowledge.release import parse
 from migrate.knowledge.table import Image, Row, Rule, Table, image, load
 
-_CUTOFF = 0.8
 _NO_SUCCESSOR = "leave it out: it has no successor"
 _ASK = "nothing, if the image knows it: stage compares it with the image's own --help"
 _HARD = "fail-on-environ-validation"
@@ -101,7 +100,8 @@ def check_metrics(version: str | None, names: Iterable[str]) -> list[Finding]:
 def check_capability(version: str | None, capability: str) -> list[Finding]:
     """Whether a release's image has code for a GPU's compute capability (`12.0`); empty where the table cannot tell."""
     known = image(version) if version else None
-    if known is None or known.sm_120 or int(capability.partition(".")[0]) < _SM_120:
+    major = _branch(capability)
+    if known is None or known.sm_120 or major is None or major < _SM_120:
         return []
     problem = (
         f"the image of vLLM {version} has no code for compute capability {capability}: no kernel image is available"
@@ -123,17 +123,22 @@ def _known(asked: _Asked) -> Iterator[Finding]:
 
 
 def _flag(name: str, asked: _Asked) -> Iterator[Finding]:
-    never = asked.table.never.get(name)
+    never = asked.table.never.get(name) or asked.table.never.get(name.lower())
     if never:
         yield Finding(name, "flag", never.problem, never.replacement, never.source, Severity.ERROR)
         return
-    row = asked.table.flags.get(name) or asked.table.flags.get(name.removeprefix("no-"))
+    plain = name.removeprefix("no-")
+    row = asked.table.flags.get(name) or asked.table.flags.get(plain)
+    if row and row.name != name and not asked.table.is_switch(plain):
+        problem, other = "no option of vLLM: only a switch has a no- form", f"leave it out, or give {plain} a value"
+        yield Finding(name, "flag", problem, other, row.source, Severity.ERROR)
+        return
     if row:
         yield from _outside(name, "flag", row, asked)
         return
-    near = _near(name, asked.table.flags, asked.has)
-    if near:
-        yield Finding(name, "flag", "no option of vLLM", f"did you mean {near}?", "releases.yaml", Severity.ERROR)
+    if near := names.flag(plain, asked.table.flags, asked.has):
+        negation = name[: len(name) - len(plain)]
+        yield _meant(Finding(name, "flag", "no option of vLLM", negation, "", Severity.ERROR), near, asked)
     else:
         problem = "not known to this project's table; stage asks the image"
         yield Finding(name, "flag", problem, _ASK, "releases.yaml", Severity.REVIEW)
@@ -146,11 +151,11 @@ def _variable(name: str, asked: _Asked) -> Iterator[Finding]:
     if row:
         yield from _outside(name, "environment", row, asked)
         return
-    near = _near(name, asked.table.environment, asked.has)
+    near = names.variable(name, asked.table.environment, asked.has)
     hard = bool(asked.flags.get(_HARD))
     if near:
         problem = f"no variable of vLLM, which {'ends' if hard else 'warns and ignores it'}"
-        yield Finding(name, "environment", problem, f"did you mean {near}?", "releases.yaml", Severity.ERROR)
+        yield _meant(Finding(name, "environment", problem, "", "", Severity.ERROR), near, asked)
         return
     problem = (
         f"vLLM takes every {_PREFIX} name for its own and {'ends at' if hard else 'warns of'} one that it does not know"
@@ -158,6 +163,15 @@ def _variable(name: str, asked: _Asked) -> Iterator[Finding]:
     other = f"a name with another prefix, such as SITE_{name.removeprefix(_PREFIX)}"
     severity = Severity.ERROR if hard else Severity.REVIEW
     yield Finding(name, "environment", problem, other, "vllm/envs.py: validate_environ", severity)
+
+
+def _meant(finding: Finding, near: Row, asked: _Asked) -> Finding:
+    """The finding with what to write: the near name, or what follows from it where the release does not have it."""
+    if near.covers(asked.has):
+        return replace(finding, replacement=f"did you mean {finding.replacement}{near.name}?", source="releases.yaml")
+    outside = next(_outside(near.name, finding.kind, near, asked))
+    problem = f"{finding.problem}; nearest is {near.name}, {outside.problem}"
+    return replace(finding, problem=problem, replacement=outside.replacement, source=outside.source)
 
 
 def _outside(name: str, kind: str, row: Row, asked: _Asked) -> Iterator[Finding]:
@@ -214,24 +228,13 @@ def _driver(version: str | None, variant: str, driver: str | None, environment: 
 
 def _metric(name: str, row: Row | None, release: Version, table: Mapping[str, Row]) -> Finding:
     if row is None:
-        near = _near(name.removeprefix("vllm:"), table, release)
-        other = f"did you mean vllm:{near}?" if near else "a name that vLLM's /metrics shows"
+        near = names.metric(name.removeprefix("vllm:"), table, release)
+        other = f"did you mean vllm:{near.name}?" if near else "a name that vLLM's /metrics shows"
         return Finding(name, "metric", "no metric of vLLM", other, "releases.yaml", Severity.REVIEW)
     if row.until is not None and release >= row.until:
         return Finding(name, "metric", f"gone since vLLM {row.until}", row.replacement, row.source, Severity.ERROR)
     other = f"vllm_image of {row.since} or later"
     return Finding(name, "metric", f"new in vLLM {row.since}", other, row.source, Severity.ERROR)
-
-
-def _near(name: str, rows: Mapping[str, Row], release: Version) -> str:
-    """The known name nearest to `name`, those of the release first; also the one that it abbreviates."""
-    present = [known for known, row in rows.items() if row.covers(release)]
-    for names in (present, list(rows)):
-        near = difflib.get_close_matches(name, names, n=1, cutoff=_CUTOFF)
-        if near:
-            return near[0]
-    longer = [known for known in present if known.startswith(name)]
-    return longer[0] if len(longer) == 1 else ""
 
 
 def _normal(name: str) -> str:

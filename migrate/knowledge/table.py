@@ -76,6 +76,7 @@ class Table:
     first: Version
     last: Version
     flags: Mapping[str, Row]
+    switches: frozenset[str]
     environment: Mapping[str, Row]
     metrics: Mapping[str, Row]
     never: Mapping[str, Never]
@@ -83,6 +84,10 @@ class Table:
     rules: tuple[Rule, ...]
     drivers: Mapping[int, int]
     drivers_source: str
+
+    def is_switch(self, flag: str) -> bool:
+        """Whether a flag of the table is true or false, and so has a --no- form."""
+        return flag in self.switches or flag.startswith(("enable-", "disable-"))
 
 
 @cache
@@ -93,6 +98,7 @@ def load(path: Path = FILE) -> Table:
         first=Version(data["first"]),
         last=Version(data["last"]),
         flags=_rows(data["flags"]),
+        switches=frozenset(data["flags"]["switches"]),
         environment=_rows(data["environment"]),
         metrics=_rows(data["metrics"]),
         never={name: Never(**entry) for name, entry in data["never"].items()},

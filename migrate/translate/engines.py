@@ -35,7 +35,8 @@ def group(translations: Sequence[Translation], utilization: float = DEFAULT_UTIL
 
     `utilization` is the share of a card's memory that all engines on it may take together; they divide it by the
     bytes of their weights where these are known, else evenly. Raises Refused where two engines claim one served name,
-    or engines ask for more of a card than there is.
+    an adapter has its model's name, or engines ask for more
+    of a card than there is.
     """
     families: list[list[Translation]] = []
     for translation in translations:
@@ -87,6 +88,11 @@ def _engine(family: Sequence[Translation]) -> Engine:
 def _refuse_shared_names(engines: Sequence[Engine]) -> None:
     owners: dict[str, str] = {}
     for engine in engines:
+        for name in set(engine.served_names) & set(engine.lora_modules):
+            raise Refused(
+                f"{name!r} is a name of {engine.name} and of one of its adapters: vLLM could not tell them apart",
+                advice="correct served_model_name or multi_lora.json",
+            )
         for name in (*engine.served_names, *engine.lora_modules):
             if owners.setdefault(name, engine.name) != engine.name:
                 raise Refused(

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from migrate.secrecy import is_secret
 from migrate.translate import backend
 from migrate.translate.leaves import Leaf, leaves
 from migrate.translate.placement import Placement, devices
 from migrate.translate.records import Draft, Entry, Outcome, Sure
 from migrate.translate.rules import Rule, rule_for
-from migrate.translate.values import HIDDEN, NotReadable, check_argument, is_secret, read
+from migrate.translate.values import HIDDEN, NotReadable, check_argument, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ def _entry(draft: Draft, leaf: Leaf, rule: Rule, context: Context) -> Entry:
 
 def _set(draft: Draft, leaf: Leaf, rule: Rule, context: Context) -> Entry:
     value = rule.constant if rule.constant is not None else read(leaf.value, rule.reads or "text")
+    if rule.reads == "int" and value < 1:
+        raise NotReadable(f"{value} is no length")
     if rule.reads == "" and rule.constant is None:
         value = leaf.value
     check_argument(f"{context.where}: {leaf.path}", value)

@@ -41,12 +41,18 @@ def check(draft: Draft, config: Mapping[str, Any], headers: Mapping[str, Any] | 
         return
     if headers.get("error"):
         raise Refused(f"the safetensors headers of the weights cannot be read: {headers['error']}", advice=_ADVICE)
-    counts = {str(name): int(count) for name, count in (headers.get("parameters") or {}).items()}
+    counts = _counts(headers.get("parameters") or {})
     if not counts or not config:
         return
     _check_quantization(config, counts)
     _check_size(config, counts)
     _compare_types(draft, config, counts)
+
+
+def _counts(parameters: Mapping[str, Any]) -> dict[str, int]:
+    if not all(isinstance(count, int) for count in parameters.values()):
+        _refuse(f"the safetensors headers of the weights cannot be read: {dict(parameters)} are no counts")
+    return dict(parameters)
 
 
 def _check_quantization(config: Mapping[str, Any], counts: Mapping[str, int]) -> None:

@@ -32,9 +32,17 @@ _SAMPLING = {
 
 
 def read_files(weights: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The JSON objects of the weights' directory by file. Raises Refused with line and column for text that is none."""
+    """The JSON objects of the weights' directory by file. Raises Refused with line and column for text that is
+    none, and for a quantization_config that is none."""
     wanted = (CONFIG, GENERATION, *_QUANTIZE_FILES)
-    return {name: as_object(f"weights/{name}", weights[name]) for name in wanted if name in weights}
+    objects = {name: as_object(f"weights/{name}", weights[name]) for name in wanted if name in weights}
+    quantization = objects.get(CONFIG, {}).get("quantization_config")
+    if quantization is not None and not isinstance(quantization, dict):
+        raise Refused(
+            f"weights/{CONFIG}: quantization_config holds {type(quantization).__name__}, expected an object",
+            advice="copy config.json of the model's repository again",
+        )
+    return objects
 
 
 def add_weights(draft: Draft, objects: Mapping[str, Mapping[str, Any]], kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from migrate.errors import Refused
 
 PLACEHOLDER = "${"
+_TOKEN = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]')
 
 
 def parse(name: str, config: str | Mapping[str, Any]) -> Any:
@@ -30,11 +32,14 @@ def parse(name: str, config: str | Mapping[str, Any]) -> Any:
 def as_object(where: str, text: str) -> dict[str, Any]:
     """The JSON object in a file. Raises Refused with line and column where there is none, or a key is there twice."""
     try:
-        value = json.loads(text, object_pairs_hook=lambda pairs: _without_twins(where, pairs))
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise Refused(f"{where}:{error.lineno}:{error.colno}: {error.msg}", advice="correct the file") from error
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{where}: {error}", advice="correct the file") from error
     if not isinstance(value, dict):
         raise Refused(f"{where}: holds {type(value).__name__}, expected an object", advice="correct the file")
+    _refuse_twins(where, text)
     return value
 
 
@@ -71,12 +76,23 @@ def _advice(text: str, line: int | None) -> str:
     return "correct the file, or look at what Triton serves: GET /v2/models/<model>/config"
 
 
-def _without_twins(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twins = sorted({key for key in keys if keys.count(key) > 1})
-    if twins:
-        raise Refused(f"{where}: {', '.join(map(repr, twins))} is there twice", advice="keep one")
-    return dict(pairs)
+def _refuse_twins(where: str, text: str) -> None:
+    """Raises Refused for the second of two equal keys of an object in `text`, which is JSON."""
+    objects: list[set[str]] = []
+    for token in _TOKEN.finditer(text):
+        if token[0] == "{":
+            objects.append(set())
+        elif token[0] == "}":
+            objects.pop()
+        elif token["colon"]:
+            key = json.loads(token["text"])
+            if key in objects[-1]:
+                line, column = (
+                    text.count("\n", 0, token.start()) + 1,
+                    token.start() - text.rfind("\n", 0, token.start()),
+                )
+                raise Refused(f"{where}:{line}:{column}: {key!r} is there twice", advice="keep one")
+            objects[-1].add(key)
 
 
 def _refuse_repeated_keys(name: str, message: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from migrate.errors import Refused
 
 HIDDEN = "(a secret, not shown)"
-_SECRET_WORDS = {"token", "secret", "password", "passwd", "credential", "credentials", "apikey"}
 _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 
 
@@ -41,18 +40,23 @@ def as_switch(value: Any) -> bool:
     return word in {"true", "1"}
 
 
-def is_secret(name: str) -> bool:
-    """Whether a setting of this name holds a secret: hf_token does, max_tokens and tokenizer do not."""
-    words = name.lower().replace("-", "_").split("_")
-    return bool(_SECRET_WORDS & set(words)) or words[-2:] in (["api", "key"], ["access", "key"])
-
-
 def check_argument(where: str, value: Any) -> Any:
-    """`value`, where a process can take it as an argument. Raises Refused for control characters in a text."""
+    """`value`, where a process can take it as an argument. Raises Refused for a text with control characters, or with
+    half of a surrogate pair, which UTF-8 cannot write."""
     for text in _texts(value):
         bad = [character for character in text if ord(character) < 32 or ord(character) == 127]
         if bad:
             raise Refused(f"{where}: holds the control character {bad[0]!r}", advice="correct the value")
+        if halves := [character for character in text if "\ud800" <= character <= "\udfff"]:
+            raise Refused(f"{where}: holds half of a character, {halves[0]!r}", advice="correct the value")
+    return value
+
+
+def check_text(where: str, value: Any) -> str:
+    """`value` where it is a text that an argument can be. Raises Refused for anything else, and for an empty one."""
+    if not isinstance(value, str) or not value:
+        raise Refused(f"{where}: {value!r} is no text", advice="correct the value")
+    check_argument(where, value)
     return value
 
 

@@ -119,6 +119,22 @@ def test_a_card_in_parts_is_refused() -> None:
         sizing.size(settings(), found)
 
 
+def test_the_advice_of_a_refusal_helps() -> None:
+    small = gpu_facts("NVIDIA GeForce RTX 3060", 6 * 1024, 256)
+    with pytest.raises(Refused, match="does not fit") as refused:
+        sizing.size(settings(), small)
+    assert "--quantization fp8" in refused.value.advice
+    assert sizing.size(settings(vllm_args={"quantization": "fp8"}), small).strategy == "side-by-side"
+
+
+def test_a_pipeline_divides_the_weights() -> None:
+    found = gpu_facts()
+    found["gpus"].append(found["gpus"][0] | {"index": 1, "uuid": "GPU-1"})
+    one, two = (sizing.size(settings(vllm_args={"pipeline-parallel-size": stages}), found).memory for stages in (1, 2))
+    assert one is not None and two is not None
+    assert two["bytes"]["weights"] < 0.6 * one["bytes"]["weights"]
+
+
 def test_larger_batches_take_more_memory() -> None:
     usual, large = (
         sizing.size(settings(vllm_args=args), gpu_facts()).memory

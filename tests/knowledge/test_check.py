@@ -103,6 +103,61 @@ def test_a_typing_error_gets_the_nearest_flag(flag: str, near: str) -> None:
     assert found("0.31.0", near, {near: "1"}) is None
 
 
+@pytest.mark.parametrize(
+    ("flag", "told", "not_told"),
+    [
+        ("disable-log-request", "requests are not logged unless", "did you mean enable-log-requests"),
+        ("cuda-graph-size", "cudagraph-capture-sizes", "did you mean"),
+        ("swap-spce", "leave it out", "did you mean"),
+        ("Max-Model-Len", "did you mean max-model-len?", "stage"),
+        ("SWAP-SPACE", "leave it out", "did you mean"),
+        ("TP", "tensor-parallel-size", "stage"),
+        ("max-batch-size", "max-num-seqs", "ubatch-size"),
+        ("num-gpu", "tensor-parallel-size", "num-gpu-blocks-override"),
+        ("num-gpus", "tensor-parallel-size", "num-gpu-blocks-override"),
+        ("no-enable-prefix-cachng", "did you mean no-enable-prefix-caching?", "stage"),
+        ("max-num-queued-request", "did you mean max-num-queued-reqs?", "stage"),
+    ],
+)
+def test_what_is_suggested_is_alive_and_no_opposite(flag: str, told: str, not_told: str) -> None:
+    finding = found("0.31.0", flag, {flag: "1"})
+    assert finding is not None
+    assert finding.severity is Severity.ERROR
+    assert told in finding.replacement
+    assert not_told not in finding.replacement
+
+
+def test_a_near_name_that_a_later_release_brings_is_said_to_be_new() -> None:
+    finding = found("0.28.0", "max-num-queued-req", {"max-num-queued-req": 1})
+    assert finding is not None
+    assert (finding.severity, "0.29.0 or later" in finding.replacement) == (Severity.ERROR, True)
+
+
+@pytest.mark.parametrize("flag", ["tensor-parallel-size", "max-model-len", "dtype", "swap-space", "port"])
+def test_only_a_switch_has_a_no_form(flag: str) -> None:
+    finding = found("0.17.0", f"no-{flag}", {f"no-{flag}": True})
+    assert finding is not None
+    assert (finding.severity, finding.replacement) == (Severity.ERROR, f"leave it out, or give {flag} a value")
+
+
+@pytest.mark.parametrize("flag", ["async-scheduling", "enable-chunked-prefill", "enforce-eager", "trust-remote-code"])
+def test_a_switch_has_a_no_form(flag: str) -> None:
+    assert found("0.31.0", f"no-{flag}", {f"no-{flag}": True}) is None
+
+
+@pytest.mark.parametrize("name", ["VLLM_IMAGE", "VLLM_TAG", "VLLM_MODEL", "VLLM_"])
+def test_an_operators_variable_is_no_typing_error(name: str) -> None:
+    finding = found("0.31.0", name, environment={name: "x"})
+    assert finding is not None
+    assert finding.severity is Severity.REVIEW
+
+
+def test_a_near_variable_that_is_gone_has_its_replacement() -> None:
+    finding = found("0.31.0", "VLLM_ATENTION_BACKEND", environment={"VLLM_ATENTION_BACKEND": "FLASH_ATTN"})
+    assert finding is not None
+    assert "--attention-backend" in finding.replacement
+
+
 def test_a_flag_that_nobody_knows_is_left_to_stage() -> None:
     finding = found("0.31.0", "our-own-plugin", {"our-own-plugin": True})
     assert finding is not None
@@ -293,7 +348,14 @@ def test_metrics_of_others_are_not_judged() -> None:
 
 @pytest.mark.parametrize(
     ("version", "capability", "error"),
-    [("0.9.1", "12.0", True), ("0.9.2", "12.0", False), ("0.9.1", "9.0", False), (None, "12.0", False)],
+    [
+        ("0.9.1", "12.0", True),
+        ("0.9.2", "12.0", False),
+        ("0.9.1", "9.0", False),
+        (None, "12.0", False),
+        ("0.9.1", "", False),
+        ("0.9.1", "abc", False),
+    ],
 )
 def test_blackwell_needs_an_image_with_its_code(version: str | None, capability: str, error: bool) -> None:
     assert bool(check_capability(version, capability)) == error

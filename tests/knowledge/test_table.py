@@ -8,6 +8,7 @@ from packaging.version import Version
 from migrate.knowledge import image, load, metrics
 from migrate.knowledge.page import MARK, render, write
 from migrate.knowledge.table import Row
+from migrate.translate import engine
 
 PAGE = Path(__file__).parents[2] / "docs" / "releases.md"
 TABLE = load()
@@ -53,6 +54,13 @@ def test_the_rules_and_what_never_was_are_complete() -> None:
         assert never.problem
         assert never.replacement
         assert never.source
+
+
+def test_switches_are_flags_and_the_engine_arguments_that_are() -> None:
+    arguments = engine.table()
+    assert set(TABLE.flags) >= TABLE.switches
+    assert [name for name in arguments["switches"] if not TABLE.is_switch(name.replace("_", "-"))] == []
+    assert [name for name in arguments["values"] if TABLE.is_switch(name.replace("_", "-"))] == []
 
 
 def test_the_images_follow_each_other_without_a_gap() -> None:

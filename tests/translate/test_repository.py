@@ -99,6 +99,11 @@ def test_a_name_served_twice_is_refused() -> None:
         group([LLAMA, dataclasses.replace(PHI, served_names=("phi", "llama"))])
 
 
+def test_an_adapter_with_a_served_name_is_refused_in_one_engine_too() -> None:
+    with pytest.raises(Refused, match="'llama' is a name of llama and of one of its adapters"):
+        group([dataclasses.replace(LLAMA, lora_modules={"llama": "/a"})])
+
+
 def test_parts_of_an_ensemble_say_what_becomes_of_them() -> None:
     steps = 'platform: "ensemble" ensemble_scheduling { step [ %s ] }' + TEXT
     chain = Source("chain", steps % '{ model_name: "engine" }', versions=("1",))

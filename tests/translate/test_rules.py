@@ -9,7 +9,9 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from migrate.gateway.styles import PYTHON_INPUTS, VLLM_INPUTS
+from migrate.knowledge import load
 from migrate.translate import Outcome, backend, engine, rules
+from migrate.translate.records import Draft
 
 PAGE = Path(__file__).parents[2] / "docs" / "translate.md"
 BEGIN, END = "<!-- rules -->\n", "<!-- end of rules -->\n"
@@ -77,3 +79,19 @@ def test_the_page_shows_the_table() -> None:
 def test_the_page_names_every_engine_argument_that_changes() -> None:
     text = PAGE.read_text("utf-8")
     assert [name for section in SECTIONS for name in engine.table()[section] if f"`{name}`" not in text] == []
+
+
+def test_what_the_server_alone_takes_is_known_to_the_releases_table() -> None:
+    flags = load().flags
+    server = engine.table()["server"]
+    assert [name for name in server if name.replace("_", "-") not in flags] == []
+    assert not set(server) & {*engine.table()["switches"], *engine.table()["values"]}
+
+
+def test_a_dead_argument_names_what_replaces_it() -> None:
+    draft = Draft()
+    engine.add_engine_arguments(draft, "1/model.json", {"enable_reasoning": True, "eplb_step_interval": 5})
+    assert [entry.reason for entry in draft.entries] == [
+        "gone in vLLM 0.10.0: reasoning-parser alone",
+        "gone in vLLM 0.12.0: eplb-config",
+    ]
