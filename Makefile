@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 
 # The tests in the lab mostly wait; the others run beside them, and are shown after them.
 test: $(INSTALLED)
-	@$(BIN)/pytest -q -m "not e2e" >.fast-tests.log 2>&1 & fast=$$!; \
+	@nice -n 10 $(BIN)/pytest -q -m "not e2e" >.fast-tests.log 2>&1 & fast=$$!; \
 	$(BIN)/pytest -m e2e; slow=$$?; \
 	wait $$fast; fast=$$?; cat .fast-tests.log; exit $$((slow | fast))
 
