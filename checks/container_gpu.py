@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Does a container get every GPU of the host? Three numbers, three different failures: bus, driver, container.
+
+Settings: container_gpu_image (default vllm_image_digest), vllm_gpus (as the deployed container asks for them),
+container_gpu_running (containers that must still see their cards; default those of Triton and vLLM), raw (what was
+read before, or the file that holds it), show_raw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CHECK = "container_gpu"
+
+TIMEOUT_S = 120
+CARD = re.compile(r"^GPU \d+: (.*?)(?: \(UUID: .*\))?$", re.MULTILINE)
+DISPLAY = re.compile(r"\[03(?:00|02)\]")
+ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+CONFIGURE = "nvidia-ctk runtime configure --runtime=docker, then systemctl reload-or-restart docker"
+# What Docker and the container toolkit say -> what to do. Texts: container toolkit's troubleshooting page, moby#50228.
+REASONS = (
+    ("is not installed", "install Docker (role docker_engine)"),
+    ("could not select device driver", f"apt-get install nvidia-container-toolkit; {CONFIGURE}"),
+    ("failed to discover GPU vendor from CDI", f"apt-get install nvidia-container-toolkit; {CONFIGURE}"),
+    ("unsatisfied condition: cuda", "upgrade the driver, or choose an image of an older CUDA: the image asks for more"),
+    ("version mismatch", "reboot: the installed driver is not the loaded one (check gpu_driver)"),
+    (
+        "invoking the NVIDIA Container Runtime Hook directly",
+        "nvidia-ctk config --in-place --set nvidia-container-runtime.mode=auto",
+    ),
+    (
+        "Failed to initialize NVML: Unknown Error",
+        "recreate the container: a daemon-reload took its cards; use CDI to keep them",
+    ),
+    (
+        "no such file",
+        "rm /etc/cdi/nvidia.yaml; systemctl restart nvidia-cdi-refresh: the list of device files is stale",
+    ),
+    ("unresolvable CDI devices", "systemctl restart nvidia-cdi-refresh; nvidia-ctk cdi list shows what there is"),
+    ("No such image", "migrate apply --through stage: the image is not on the host"),
+)
+
+
+def check(settings: dict[str, Any]) -> dict[str, Any]:
+    """Read the host, or take what was read before, and judge it."""
+    raw = _given(settings) or read(settings)
+    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+
+
+def read(settings: dict[str, Any]) -> dict[str, Any]:
+    """Cards on the bus, cards in nvidia-smi on the host, in a new container, and in those that run."""
+    image = settings.get("container_gpu_image") or settings.get("vllm_image_digest") or ""
+    host = _named(_run("nvidia-smi", "-L"))
+    running = settings.get("container_gpu_running") or [settings.get("triton_container", ""), "vllm-vllm-1"]
+    return {
+        "pci": _pci(),
+        "host": host,
+        "image": image,
+        "container": _named(_new(image, settings)) if image and host["cards"] else {},
+        "running": {name: found for name in running if name and host["cards"] and (found := _inside(name))},
+    }
+
+
+def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Fewer cards at one of the three places than at the one before names who lost them."""
+    bus, host, inside = raw["pci"]["cards"], len(raw["host"]["cards"]), raw["container"]
+    wanted = _count(settings, host)
+    told = {
+        "expected": f"{wanted if host else 'all'} GPUs in a container, as many as on the host and on the bus",
+        "measured": _measured(raw),
+        "detail": _said(inside or raw["host"]),
+        "versions": {},
+    }
+    if not bus and not host:
+        return told | {"verdict": "inconclusive", "advice": f"put an NVIDIA GPU into the host, or {ACCEPT}"}
+    if host < bus or not host:
+        return told | {
+            "verdict": "fail",
+            "advice": "run check gpu_driver: the driver does not drive every card of the bus",
+        }
+    if wanted > host:
+        return told | {"verdict": "fail", "advice": f"lower vllm_gpus: it asks for {wanted}, the host has {host}"}
+    if not inside:
+        return told | {"verdict": "inconclusive", "advice": "set vllm_image_digest or container_gpu_image"}
+    if len(inside["cards"]) != wanted:
+        return told | {"verdict": "fail", "advice": _reason(_said(inside))}
+    for name, found in raw["running"].items():
+        if len(found["cards"]) < 1:
+            advice = f"{_reason(_said(found))} (container {name})"
+            return told | {"verdict": "fail", "detail": _said(found), "advice": advice}
+    return told | {"verdict": "pass", "advice": "", "detail": ""}
+
+
+def _reason(said: str) -> str:
+    known = next((advice for text, advice in REASONS if text in said), "")
+    return known or "nvidia-ctk cdi list, and docker info, on the host: the container toolkit gives fewer cards"
+
+
+def _count(settings: dict[str, Any], host: int) -> int:
+    asked = str(settings.get("vllm_gpus", "all"))
+    return int(asked) if asked.isdigit() else host
+
+
+def _measured(raw: dict[str, Any]) -> str:
+    inside = f"{len(raw['container']['cards'])} in a new container" if raw["container"] else "no container was tried"
+    running = [f"{len(found['cards'])} in {name}" for name, found in raw["running"].items()]
+    names = ", ".join(sorted(set(raw["host"]["cards"])))
+    host = f"{len(raw['host']['cards'])} in nvidia-smi{f' ({names})' if names else ''}"
+    return ", ".join([f"{raw['pci']['cards']} on the bus", host, inside, *running])
+
+
+def _new(image: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """nvidia-smi in a container of the image, given cards as the deployed one is; it is removed when it ends."""
+    asked = str(settings.get("vllm_gpus", "all"))
+    name = f"migrate-container-gpu-{os.getpid()}"
+    run = ["docker", "run", "--rm", "--name", name, "--pull", "never", "--network", "none"]
+    run += ["--gpus", "all" if asked == "none" else asked, "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
+    found = _run(*run, "--entrypoint", "nvidia-smi", image, "-L")
+    if found["rc"] == 124:
+        _run("docker", "rm", "--force", name)
+    return found
+
+
+def _inside(name: str) -> dict[str, Any]:
+    """Cards in a container that runs; nothing where it does not run or asked for none."""
+    state = _run("docker", "container", "inspect", "--format", "{{.State.Running}} {{json .HostConfig}}", name)
+    running, _, rest = state["out"].partition(" ")
+    if state["rc"] != 0 or running != "true":
+        return {}
+    config = json.loads(rest)
+    asks = config.get("DeviceRequests") or config.get("Runtime") == "nvidia"
+    return _named(_run("docker", "exec", name, "nvidia-smi", "-L")) if asks else {}
+
+
+def _named(found: dict[str, Any]) -> dict[str, Any]:
+    """With the cards' names, without their UUIDs."""
+    cards = CARD.findall(found["out"]) if found["rc"] == 0 else []
+    kept = {key: re.sub(r"(GPU|MIG)-[0-9a-f-]+", r"\1-…", found[key]) for key in ("out", "error")}
+    return {"rc": found["rc"], **kept, "cards": cards}
+
+
+def _pci() -> dict[str, Any]:
+    """Display controllers of vendor 10de, from lspci or, without it, from sysfs."""
+    found = _run("lspci", "-nn", "-d", "10de:")
+    if found["rc"] == 0:
+        return {"cards": len(DISPLAY.findall(found["out"])), "from": "lspci"}
+    devices = [path for path in Path("/sys/bus/pci/devices").glob("*") if _text(path / "vendor") == "0x10de"]
+    return {"cards": sum(_text(path / "class")[:6] in ("0x0300", "0x0302") for path in devices), "from": "sysfs"}
+
+
+def _said(found: dict[str, Any]) -> str:
+    return " ".join((found["out"] + " " + found["error"]).split())[:400]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _run(*argv: str) -> dict[str, Any]:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except FileNotFoundError:
+        return {"rc": 127, "out": "", "error": f"{argv[0]} is not installed"}
+    except subprocess.TimeoutExpired:
+        return {"rc": 124, "out": "", "error": f"{argv[0]} did not end within {TIMEOUT_S} s"}
+    return {"rc": done.returncode, "out": done.stdout, "error": done.stderr}
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
+    given = settings.get("raw") or {}
+    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
+    raw: dict[str, Any] = found.get("raw", found)
+    return raw
+
+
+def main(argv: list[str]) -> int:
+    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
+    start = time.monotonic()
+    try:
+        found = check(json.loads(argv[1]))
+    except Exception as error:
+        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
+    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
+    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
+    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Do PCI bus, kernel module, nvidia-smi and driver libraries agree on the cards and on one driver, new enough?
+
+Settings: gpu_min_memory_mib (default 24,000: cards sold as 24 GB report a little less than 24,576 MiB),
+gpu_driver_min_major (default 580: what images with CUDA 13 need), provision_manage, provision_driver_branch and
+provision_driver_flavour (held to where provision_manage names `driver`), nvidia_root (default /, below which proc and
+sys are read), raw (what was read before, or the file that holds it), show_raw.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CHECK = "gpu_driver"
+
+TIMEOUT_S = 60
+MIN_MEMORY_MIB = 24_000
+MIN_MAJOR = 580
+# Blackwell and later are driven by the open modules alone (compute capability 10.0 and up).
+OPEN_ONLY = 10.0
+COLUMNS = ("index", "name", "compute_cap", "memory.total", "memory.used", "driver_version", "persistence_mode")
+PACKAGES = "libnvidia-compute*"
+LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
+DISPLAY = re.compile(r"\[03(?:00|02)\]")
+MISMATCH = "Driver/library version mismatch"
+ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+LOG = "journalctl -k | grep -iE 'nvrm|nvidia|nouveau'"
+
+
+def check(settings: dict[str, Any]) -> dict[str, Any]:
+    """Read the host, or take what was read before, and judge it."""
+    raw = _given(settings) or read(settings)
+    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+
+
+def read(settings: dict[str, Any]) -> dict[str, Any]:
+    """What bus, kernel, tools and packages say. Serial numbers and UUIDs are not asked for."""
+    root = Path(settings.get("nvidia_root", "/"))
+    return {
+        "pci": _pci(),
+        "nouveau": (root / "sys/module/nouveau").is_dir(),
+        "proc": _text(root / "proc/driver/nvidia/version").partition("\n")[0],
+        "sys": _text(root / "sys/module/nvidia/version"),
+        "modinfo": {field: _run("modinfo", "-F", field, "nvidia") for field in ("version", "license")},
+        "smi": _run("nvidia-smi", f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader,nounits"),
+        "libraries": _libraries(),
+        "packages": _run("dpkg-query", "-W", "-f", r"${Package} ${Version} ${db:Status-Status}\n", PACKAGES)["out"],
+        "secure_boot": _run("mokutil", "--sb-state"),
+        "log": _log(),
+    }
+
+
+def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The first disagreement on the way from the bus to the libraries decides."""
+    cards, loaded = _cards(raw), _loaded(raw)
+    major = int(settings.get("gpu_driver_min_major", MIN_MAJOR))
+    memory = int(settings.get("gpu_min_memory_mib", MIN_MEMORY_MIB))
+    told = {
+        "expected": f"driver {major} or newer, the same in module and libraries; each card of the bus in nvidia-smi; "
+        f"one with at least {memory} MiB",
+        "measured": _measured(raw, cards, loaded),
+        "detail": "\n".join([_said(raw["smi"])] * (raw["smi"]["rc"] != 0) + raw["log"][-5:]),
+        "versions": {"nvidia-driver": loaded} if loaded else {},
+    }
+    if not raw["pci"]["cards"] and not cards and not loaded:
+        return told | {"verdict": "inconclusive", "advice": f"put an NVIDIA GPU into the host, or {ACCEPT}"}
+    advice = _module(raw, loaded) or _smi(raw, cards, loaded) or _wanted(cards, loaded, major, memory)
+    advice = advice or _managed(raw, loaded, settings)
+    if not advice and raw["pci"]["rc"] == 127:
+        return told | {"verdict": "inconclusive", "advice": "apt-get install pciutils: the cards could not be counted"}
+    return told | {"verdict": "fail" if advice else "pass", "advice": advice}
+
+
+def _module(raw: dict[str, Any], loaded: str) -> str:
+    """Advice where cards are there and the module is not."""
+    if loaded:
+        return ""
+    if raw["nouveau"]:
+        return "nouveau holds the card: blacklist it in /etc/modprobe.d, update-initramfs -u, then reboot"
+    if raw["modinfo"]["version"]["rc"] != 0:
+        return "install the driver: apt-get install nvidia-driver-pinning-580 nvidia-open-580, then reboot"
+    refused = any("Key was rejected" in line for line in raw["log"])
+    if refused or "SecureBoot enabled" in raw["secure_boot"]["out"]:
+        return (
+            "Secure Boot refuses a module that DKMS signed: install linux-modules-nvidia-580-open-$(uname -r), "
+            "or mokutil --import /var/lib/shim-signed/mok/MOK.der and enrol it at the console"
+        )
+    return f"modprobe nvidia; {LOG}"
+
+
+def _smi(raw: dict[str, Any], cards: list[dict[str, str]], loaded: str) -> str:
+    """Advice where module, libraries and nvidia-smi disagree."""
+    installed = {raw["modinfo"]["version"]["out"].strip(), *raw["libraries"].values(), *_packaged(raw)}
+    versions = installed | {card["driver_version"] for card in cards} - {"[N/A]"}
+    versions -= {"", loaded}
+    if versions or MISMATCH in _said(raw["smi"]):
+        return f"reboot: {loaded} is loaded, {', '.join(sorted(versions)) or 'another version'} is installed"
+    lines = [line for line in raw["log"] if "requires use of the NVIDIA open kernel modules" in line]
+    if lines or ("No devices were found" in _said(raw["smi"]) and _flavour(raw) == "proprietary"):
+        return "this card needs the open modules: apt-get install nvidia-open-580, then reboot"
+    if raw["smi"]["rc"] == 127:
+        return "apt-get install nvidia-utils-580 of the loaded version: nvidia-smi is not installed"
+    if raw["smi"]["rc"] != 0:
+        return f"{LOG}; nvidia-smi says: {_said(raw['smi'])[:120]}"
+    if len(cards) < raw["pci"]["cards"]:
+        return f"the driver drives {len(cards)} of {raw['pci']['cards']} cards: {LOG} (look for Xid, RmInitAdapter)"
+    return ""
+
+
+def _wanted(cards: list[dict[str, str]], loaded: str, major: int, memory: int) -> str:
+    """Advice where the driver is too old or the cards too small; memory that is not shown is not judged."""
+    if int(loaded.partition(".")[0]) < major:
+        return f"upgrade driver {loaded} to {major} or newer: apt-get install nvidia-open-{major}, then reboot"
+    shown = [int(card["memory.total"]) for card in cards if card["memory.total"].isdigit()]
+    if shown and max(shown) < memory:
+        return f"migrate a host with a GPU of {memory} MiB, or lower gpu_min_memory_mib"
+    return ""
+
+
+def _managed(raw: dict[str, Any], loaded: str, settings: dict[str, Any]) -> str:
+    """Advice where the driver is not of the branch and flavour that the inventory asks for."""
+    if "driver" not in (settings.get("provision_manage") or []):
+        return ""
+    branch, flavour = str(settings.get("provision_driver_branch", "")), settings.get("provision_driver_flavour", "")
+    if branch and loaded.partition(".")[0] != branch:
+        return f"provision_driver_branch asks for {branch}: migrate apply --through provision, or change the setting"
+    if flavour and _flavour(raw) != flavour:
+        return f"provision_driver_flavour asks for {flavour}: migrate apply --through provision, or change the setting"
+    return ""
+
+
+def _measured(raw: dict[str, Any], cards: list[dict[str, str]], loaded: str) -> str:
+    names = [f"{card['name']} {card['memory.total']} MiB" for card in cards]
+    libraries = sorted(set(raw["libraries"].values()))
+    return (
+        f"{raw['pci']['cards']} on the bus, module {loaded or 'not loaded'}{f' ({_flavour(raw)})' if loaded else ''}, "
+        f"libraries {', '.join(libraries) or 'none'}, nvidia-smi lists {len(cards)}: {'; '.join(names) or 'none'}"
+    )
+
+
+def _packaged(raw: dict[str, Any]) -> set[str]:
+    """Versions of the installed library packages, without what Debian adds."""
+    rows = [line.split() for line in raw["packages"].splitlines()]
+    return {re.sub(r"^\d+:|-[^-]*$", "", row[1]) for row in rows if len(row) == 3 and row[2] == "installed"}
+
+
+def _cards(raw: dict[str, Any]) -> list[dict[str, str]]:
+    rows = [[field.strip() for field in line.split(",")] for line in raw["smi"]["out"].splitlines()]
+    good = raw["smi"]["rc"] == 0
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows if good and len(row) == len(COLUMNS)]
+
+
+def _loaded(raw: dict[str, Any]) -> str:
+    found = re.search(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s", raw["proc"] + " ")
+    return raw["sys"] or (found[1] if found else "")
+
+
+def _flavour(raw: dict[str, Any]) -> str:
+    """Of the loaded module; what is installed may differ until a reboot."""
+    if raw["proc"]:
+        return "open" if "Open Kernel Module" in raw["proc"] else "proprietary"
+    return "open" if "GPL" in raw["modinfo"]["license"]["out"] else "proprietary"
+
+
+def _pci() -> dict[str, Any]:
+    """Display controllers of vendor 10de, from lspci or, without it, from sysfs."""
+    found = _run("lspci", "-nn", "-d", "10de:")
+    if found["rc"] == 0:
+        return found | {"cards": len(DISPLAY.findall(found["out"]))}
+    devices = [path for path in Path("/sys/bus/pci/devices").glob("*") if _text(path / "vendor") == "0x10de"]
+    cards = sum(_text(path / "class")[:6] in ("0x0300", "0x0302") for path in devices)
+    return found | {"rc": 0 if cards else found["rc"], "cards": cards, "from": "sysfs"}
+
+
+def _libraries() -> dict[str, str]:
+    """Library -> version of the file that the linker's cache leads to."""
+    found: dict[str, str] = {}
+    for line in _run("ldconfig", "-p")["out"].splitlines():
+        name, _, path = line.strip().partition(" => ")
+        name = name.partition(" ")[0]
+        version = re.search(r"\.so\.(\d{3,}[\d.]+)$", str(Path(path).resolve()))
+        # A library of 32 bits is listed as `(libc6)`, one of 64 as `(libc6,x86-64)` or `(libc6,AArch64)`.
+        if name in LIBRARIES and "(libc6," in line and version:
+            found.setdefault(name, version[1])
+    return found
+
+
+def _log() -> list[str]:
+    """The kernel's lines on the driver, the last twenty; needs root."""
+    lines = _run("dmesg")["out"].splitlines()
+    about = [line for line in lines if re.search(r"NVRM|nouveau|Key was rejected|module verification", line)]
+    return [re.sub(r"GPU-[0-9a-f-]+", "GPU-…", line) for line in about[-20:]]
+
+
+def _said(found: dict[str, Any]) -> str:
+    return " ".join((found["out"] + " " + found["error"]).split())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _run(*argv: str) -> dict[str, Any]:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except FileNotFoundError:
+        return {"rc": 127, "out": "", "error": f"{argv[0]} is not installed"}
+    except subprocess.TimeoutExpired:
+        return {"rc": 124, "out": "", "error": f"{argv[0]} did not end within {TIMEOUT_S} s"}
+    return {"rc": done.returncode, "out": done.stdout, "error": done.stderr}
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
+    given = settings.get("raw") or {}
+    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
+    raw: dict[str, Any] = found.get("raw", found)
+    return raw
+
+
+def main(argv: list[str]) -> int:
+    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
+    start = time.monotonic()
+    try:
+        found = check(json.loads(argv[1]))
+    except Exception as error:
+        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
+    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
+    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
+    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Does vLLM's API answer as planned: health, version, model id, one generated token, and a stream?
+
+Settings: vllm_port, vllm_served_model_name, vllm_version (default: any), vllm_api_key_file (a file on the host, where
+vLLM asks for a key), raw (what was read before, or the file that holds it), show_raw.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CHECK = "vllm_api"
+
+TIMEOUT_S = 60
+PROMPT = "def add(a, b):"
+STREAM_TOKENS = 4
+LOGS = "docker compose --project-name vllm logs vllm, on the host"
+
+
+def check(settings: dict[str, Any]) -> dict[str, Any]:
+    """Ask, or take what was answered before, and judge it."""
+    raw = _given(settings) or read(settings)
+    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+
+
+def read(settings: dict[str, Any]) -> dict[str, Any]:
+    """One answer each: `status` (0: no connection), `text`, `seconds`, and `first_s` until the first byte."""
+    port, name = settings["vllm_port"], settings["vllm_served_model_name"]
+    key = _key(settings)
+    body = {"model": name, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
+    found = {"health": _ask(port, "/health", key)}
+    if found["health"]["status"] == 0:
+        return found
+    return found | {
+        "version": _ask(port, "/version", key),
+        "models": _ask(port, "/v1/models", key),
+        "completion": _ask(port, "/v1/completions", key, body),
+        "stream": _ask(port, "/v1/completions", key, body | {"max_tokens": STREAM_TOKENS, "stream": True}),
+    }
+
+
+def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """/health proves that the engine's loop lives, not that it generates: every answer counts."""
+    name, wanted = settings["vllm_served_model_name"], str(settings.get("vllm_version") or "")
+    problem = _health(raw) or _identity(raw, name, wanted) or _completion(raw) or _stream(raw)
+    detail, advice = problem or ("", "")
+    version = _version(raw)
+    return {
+        "verdict": "fail" if problem else "pass",
+        "expected": f"vLLM {wanted or 'of any version'} serves {name}, generates a token and streams {STREAM_TOKENS}",
+        "measured": _measured(raw, version),
+        "detail": detail,
+        "advice": advice,
+        "versions": {"vllm": version} if version else {},
+    }
+
+
+def _health(raw: dict[str, Any]) -> tuple[str, str] | None:
+    status = raw["health"]["status"]
+    if status == 0:
+        return raw["health"]["text"], f"wait if it still loads: the port opens last; else {LOGS}"
+    if status != 200:
+        return f"/health answers {status}: the engine is dead", f"{LOGS} | grep -m1 -B5 -A25 Traceback"
+    return None
+
+
+def _identity(raw: dict[str, Any], name: str, wanted: str) -> tuple[str, str] | None:
+    """Version and model id; 401 means that a key is asked for."""
+    if raw["models"]["status"] == 401:
+        return "/v1/models answers 401", "set vllm_api_key_file to the file that holds vLLM's key"
+    if wanted and _version(raw) != wanted:
+        return (
+            f"version {_version(raw) or 'not told'}",
+            "migrate apply --through deploy: another image runs than planned",
+        )
+    served = _models(raw)
+    if name not in served:
+        return f"/v1/models lists {', '.join(served) or 'none'}", "set vllm_served_model_name to what clients ask for"
+    return None
+
+
+def _completion(raw: dict[str, Any]) -> tuple[str, str] | None:
+    """One token, with a reason why it ended."""
+    answer, found = raw["completion"], _json(raw["completion"]["text"])
+    tokens = (found.get("usage") or {}).get("completion_tokens")
+    reason = next((choice.get("finish_reason") for choice in found.get("choices") or []), None)
+    if answer["status"] == 200 and tokens == 1 and reason in ("length", "stop"):
+        return None
+    return f"/v1/completions {answer['status']}: {answer['text'][:300]}", LOGS
+
+
+def _stream(raw: dict[str, Any]) -> tuple[str, str] | None:
+    """Chunks of text that end with [DONE]; an error can come in a chunk of an answer with status 200."""
+    answer, (chunks, error, done) = raw["stream"], _chunks(raw["stream"]["text"])
+    if answer["status"] != 200 or error:
+        return f"stream {answer['status']}: {error or answer['text'][:300]}", LOGS
+    if not chunks or not done:
+        return f"{chunks} chunks, {'ended' if done else 'no [DONE]'}", f"the stream breaks off: {LOGS}"
+    return None
+
+
+def _measured(raw: dict[str, Any], version: str) -> str:
+    if raw["health"]["status"] != 200:
+        return f"health {raw['health']['status']}"
+    chunks, _, done = _chunks(raw["stream"]["text"])
+    tokens = (_json(raw["completion"]["text"]).get("usage") or {}).get("completion_tokens")
+    return (
+        f"health 200, version {version or 'not told'}, models {', '.join(_models(raw)) or 'none'}, "
+        f"{tokens} token in {raw['completion']['seconds']} s, {chunks} chunks{'' if done else ' without end'}, "
+        f"first after {raw['stream']['first_s']} s of {raw['stream']['seconds']} s"
+    )
+
+
+def _version(raw: dict[str, Any]) -> str:
+    return str(_json((raw.get("version") or {}).get("text", "")).get("version") or "")
+
+
+def _models(raw: dict[str, Any]) -> list[str]:
+    return [str(model.get("id")) for model in _json(raw["models"]["text"]).get("data") or []]
+
+
+def _chunks(text: str) -> tuple[int, str, bool]:
+    """How many chunks hold text, the first error, and whether [DONE] came."""
+    events = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    parsed = [_json(event) for event in events if event != "[DONE]"]
+    texts = sum(any(choice.get("text") for choice in event.get("choices") or []) for event in parsed)
+    error = next((json.dumps(event["error"])[:300] for event in parsed if "error" in event), "")
+    return texts, error, "[DONE]" in events
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _key(settings: dict[str, Any]) -> str:
+    path = settings.get("vllm_api_key_file")
+    return Path(path).read_text().strip() if path else ""
+
+
+def _ask(port: int, path: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A GET, or a POST where there is a body; read as it arrives so that the first byte has a time."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    start = time.monotonic()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
+        response = connection.getresponse()
+        first = response.read1()
+        first_s = time.monotonic() - start
+        text = (first + response.read()).decode(errors="replace")
+        answer = {"status": response.status, "text": text, "first_s": round(first_s, 3)}
+    except (OSError, http.client.HTTPException) as error:
+        answer = {"status": 0, "text": f"port {port}: {error or type(error).__name__}", "first_s": 0.0}
+    finally:
+        connection.close()
+    return answer | {"seconds": round(time.monotonic() - start, 3)}
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
+    given = settings.get("raw") or {}
+    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
+    raw: dict[str, Any] = found.get("raw", found)
+    return raw
+
+
+def main(argv: list[str]) -> int:
+    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
+    start = time.monotonic()
+    try:
+        found = check(json.loads(argv[1]))
+    except Exception as error:
+        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
+    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
+    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
+    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
