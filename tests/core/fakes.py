@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -91,7 +92,7 @@ def facts() -> dict[str, Any]:
             "live": True,
             "container": {"name": "triton-triton-1", "image_id": "sha256:1", "restart_policy": "unless-stopped"},
             "models": [{"name": "phi2", "version": "1", "state": "READY"}],
-            "configs": {"phi2": TRITON_CONFIG, "ranker": RANKER_CONFIG},
+            "configs": copy.deepcopy({"phi2": TRITON_CONFIG, "ranker": RANKER_CONFIG}),
         },
         "model_repository": {"exists": True, "bytes": 1 << 20, "digest": "a" * 64},
         "weights": {

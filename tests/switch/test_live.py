@@ -161,7 +161,8 @@ def test_many_switches_fail_nothing(switch: tuple[int, Path]) -> None:
         for _ in range(20):
             for flag in everything:
                 flag.touch()
-            assert load.during(40).get("gateway", 0) > 0
+            # Each client may have one request on its way that was led before the flags were there.
+            assert load.during(2 * CLIENTS).get("gateway", 0) > 0
             flags.rename(flags.with_name("gone"))
             flags.mkdir()
             for flag in flags.with_name("gone").iterdir():
