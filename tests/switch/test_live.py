@@ -6,6 +6,7 @@ import http.client
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,7 +55,16 @@ def serve(name: str) -> ThreadingHTTPServer:
 
 
 @pytest.fixture
-def switch(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+def place() -> Iterator[Path]:
+    """A directory that nginx's workers may enter; pytest closes its own to others whenever another session starts."""
+    with tempfile.TemporaryDirectory(prefix="migrate-switch-") as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture
+def switch(place: Path) -> Iterator[tuple[int, Path]]:
     triton, gateway = serve("triton"), serve("gateway")
     port = free_port()
     settings = operator.settings(
@@ -65,14 +75,11 @@ def switch(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     )
     site = operator.TRITON_SITE.replace("8000", str(triton.server_port)).replace("listen [::]:80 default_server;", "")
     text = render(operator.files(site), main=operator.MAIN, settings=settings)
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    text = text.replace("/run/migrate", str(tmp_path)).replace("/var/log/migrate", str(tmp_path))
-    (tmp_path / "nginx.conf").write_text(text)
-    process = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf"), "-g", "daemon off;"])
+    text = text.replace("/run/migrate", str(place)).replace("/var/log/migrate", str(place))
+    (place / "nginx.conf").write_text(text)
+    process = subprocess.Popen(["nginx", "-c", str(place / "nginx.conf"), "-g", "daemon off;"])
     wait_for(port)
-    yield port, tmp_path / "live"
+    yield port, place / "live"
     process.terminate()
     process.wait(timeout=10)
     for server in (triton, gateway):
