@@ -22,13 +22,13 @@ SHORT = {
 
 
 def witness(lab: Lab, *arguments: str) -> subprocess.Popen[str]:
-    # Few clients: each goes on without a pause, and two cores serve them, both servers and the other tests.
-    command = [lab.command, "witness", "--host", "gpu01", "--clients", "3", "--json", *arguments]
+    command = [lab.command, "witness", "--host", "gpu01", "--clients", "8", "--json", *arguments]
     process = subprocess.Popen(command, cwd=lab.directory, stdout=subprocess.PIPE, text=True, bufsize=1)
     assert process.stdout is not None
     for line in process.stdout:
         if "clients against" in line:
             break
+    assert process.poll() is None
     return process
 
 
