@@ -34,8 +34,12 @@ class Machine:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=self.environment)
 
     def call(self, *arguments: str, stdin: str = "") -> tuple[int, dict[str, Any]]:
-        process = self.start(*arguments)
-        out, err = process.communicate(stdin, timeout=60)
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(stdin, timeout=120)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         assert out, err
         return process.returncode, json.loads(out)
 

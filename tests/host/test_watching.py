@@ -97,32 +97,29 @@ def test_a_run_that_slept_through_the_moment_cannot_arm_again(machine: Machine, 
     machine.ok("deadman", "arm", "--seconds", "60", "--token", machine.token())
 
 
-def soak(machine: Machine, token: str, lines: str, *, p95: str = "0.1") -> dict[str, object]:
+def soak(machine: Machine, token: str, **line: object) -> dict[str, object]:
+    """A soak with a baseline of 0.1 s that meets twenty requests, logged (to the second) after it was armed."""
     machine.ok("switch", "step", "--percent", "100", "--token", token)
-    machine.ok("soak", "arm", "--token", token, "--baseline-p95-s", p95)
-    machine.log.write_text(lines)
+    machine.ok("soak", "arm", "--token", token, "--baseline-p95-s", "0.1")
+    machine.log.write_text("".join(entry(time.time() + 1, "gateway", **line) for _ in range(20)))  # type: ignore[arg-type]
     machine.ok("soak", "watch")
     return machine.ok("soak", "status")
 
 
-def gateway_lines(count: int, **more: object) -> str:
-    return "".join(entry(time.time() + 5, "gateway", **more) for _ in range(count))  # type: ignore[arg-type]
-
-
 def test_soak_passes(machine: Machine, token: str) -> None:
-    state = soak(machine, token, gateway_lines(20))
+    state = soak(machine, token)
     assert (state["state"], state["requests"], state["error_rate"]) == ("passed", 20, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("lines", "says"),
+    ("line", "says"),
     [
         ({"status": 502}, "error rate"),
         ({"seconds": 0.5}, "p95"),
     ],
 )
-def test_soak_goes_back_by_itself(machine: Machine, token: str, lines: dict[str, object], says: str) -> None:
-    state = soak(machine, token, gateway_lines(20, **lines))
+def test_soak_goes_back_by_itself(machine: Machine, token: str, line: dict[str, object], says: str) -> None:
+    state = soak(machine, token, **line)
     assert state["state"] == "went_back"
     assert says in str(state["reason"])
     assert flags(machine) == set()
@@ -130,7 +127,7 @@ def test_soak_goes_back_by_itself(machine: Machine, token: str, lines: dict[str,
 
 def test_soak_goes_back_when_the_gateway_is_dead(machine: Machine, token: str, gateway: Server) -> None:
     gateway.handler.status = 500
-    state = soak(machine, token, gateway_lines(20))
+    state = soak(machine, token)
     assert (state["state"], "probes in a row" in str(state["reason"])) == ("went_back", True)
 
 

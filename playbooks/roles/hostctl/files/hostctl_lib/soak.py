@@ -88,7 +88,7 @@ class Watcher:
         reason = self._burning()
         if reason:
             return figures | self._go_back(reason)
-        if now() - self.since < self.config["soak"]["duration_s"]:
+        if self.dead or now() - self.since < self.config["soak"]["duration_s"]:
             return figures
         return figures | self._finish(figures)
 
