@@ -1,0 +1,143 @@
+#!/usr/bin/python
+"""Reads which driver is loaded, which is installed, what Secure Boot allows and who uses the cards. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils import migrate_apt as apt
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migrate_gpu import driver
+from ansible.module_utils.migrate_host import Run, runner
+
+DOCUMENTATION = r"""
+module: gpu_state
+short_description: Compares the loaded NVIDIA module with the installed one
+description:
+  - The loaded module is what C(/proc/driver/nvidia/version) says, the installed one what C(modinfo nvidia) says for the
+    running kernel. A reboot is due where an installed one is not the loaded one.
+options:
+  root: {type: path, default: /, description: "Where proc, sys and dev are read; / but for tests and stand-ins."}
+  tools: {type: path, description: Folder that is looked into first for modinfo and mokutil.}
+  serving_container: {type: str, default: "", description: Container whose use of the cards is expected.}
+author: [migrate]
+"""
+EXAMPLES = r"""
+- name: Look at the driver
+  gpu_state:
+    serving_container: triton
+"""
+RETURN = r"""
+loaded: {type: dict, returned: always, description: Version and flavour of the loaded module, or null.}
+installed: {type: dict, returned: always, description: Version and flavour of the installed module, or null.}
+library: {type: str, returned: always, description: Version of the installed library, or null.}
+reboot_due: {type: bool, returned: always, description: Whether the installed module is not the loaded one.}
+kernel: {type: str, returned: always, description: Release of the running kernel.}
+headers: {type: bool, returned: always, description: Whether its headers are there.}
+secure_boot: {type: bool, returned: always, description: Whether Secure Boot is on, null where it cannot be told.}
+key_enrolled: {type: bool, returned: always, description: Whether the firmware knows the key that DKMS signs with.}
+nouveau: {type: bool, returned: always, description: Whether nouveau is loaded.}
+users: {type: list, elements: str, returned: always, description: Processes on the cards that nobody expects there.}
+"""
+
+# What `modinfo -F license nvidia` prints for the open modules; the proprietary ones print NVIDIA.
+OPEN_LICENSE = "Dual MIT/GPL"
+# Where Ubuntu's DKMS keeps the key that it signs with.
+KEY = "/var/lib/shim-signed/mok/MOK.der"
+# Keeps the cards initialised and ends with the driver; no user of them.
+_EXPECTED = {"nvidia-persiste"}
+
+
+def state(params: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Everything that RETURN describes."""
+    root, kernel = Path(params["root"]), os.uname().release
+    told = driver({"version": None, "reason": None}, root)
+    loaded = {"version": told["module_version"], "flavour": told["flavour"]} if told["module_version"] else None
+    installed = _installed(run)
+    return {
+        "loaded": loaded,
+        "installed": installed,
+        "library": _library(run),
+        "reboot_due": installed is not None and installed != loaded,
+        "kernel": kernel,
+        "headers": (root / f"lib/modules/{kernel}/build").exists(),
+        "secure_boot": told["secure_boot"],
+        # mokutil(1): --test-key ends with 1 for a key that is enrolled already.
+        "key_enrolled": run(["mokutil", "--test-key", KEY])[0] == 1,
+        "nouveau": bool(re.search(r"^nouveau ", _text(root / "proc/modules"), re.MULTILINE)),
+        "users": sorted(set(_users(root, _container_id(run, params["serving_container"])))),
+    }
+
+
+def _installed(run: Run) -> dict[str, str] | None:
+    rc, version, _ = run(["modinfo", "-F", "version", "nvidia"])
+    if rc != 0 or not version.strip():
+        return None
+    license_text = run(["modinfo", "-F", "license", "nvidia"])[1].strip()
+    return {"version": version.strip(), "flavour": "open" if license_text == OPEN_LICENSE else "proprietary"}
+
+
+def _library(run: Run) -> str | None:
+    """Upstream version of the package that brings libcuda and NVML."""
+    found = [v for name, v in apt.installed(run).items() if re.fullmatch(r"libnvidia-compute(-\d+)?(-server)?", name)]
+    return found[0].rpartition(":")[2].partition("-")[0] if found else None
+
+
+def _container_id(run: Run, name: str) -> str:
+    rc, out, _ = run(["docker", "container", "inspect", "--format", "{{.Id}}", name]) if name else (1, "", "")
+    return out.strip() if rc == 0 else ""
+
+
+def _users(root: Path, container: str) -> Iterator[str]:
+    """`name (pid)` of processes that have a device file of a card open, the serving container's left out."""
+    for process in (root / "proc").glob("[0-9]*"):
+        if not any(target.startswith("/dev/nvidia") for target in _open_files(process)):
+            continue
+        name = _text(process / "comm").strip()
+        if name not in _EXPECTED and not (container and container in _text(process / "cgroup")):
+            yield f"{name} ({process.name})"
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:
+        return
+    for descriptor in descriptors:
+        try:
+            yield os.readlink(descriptor)
+        except OSError:
+            continue
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def main() -> None:
+    """Answer Ansible."""
+    module = AnsibleModule(
+        {
+            "root": {"type": "path", "default": "/"},
+            "tools": {"type": "path"},
+            "serving_container": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    folders = [folder for folder in (module.params["tools"], os.environ.get("PATH"), "/usr/sbin", "/sbin") if folder]
+    module.run_command_environ_update = {**apt.ENVIRONMENT, "PATH": ":".join(folders)}
+    try:
+        module.exit_json(changed=False, **state(module.params, runner(module)))
+    except apt.Refused as error:
+        module.fail_json(msg=apt.message(error))
+
+
+if __name__ == "__main__":
+    main()
