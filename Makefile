@@ -20,6 +20,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/ansible-lint --offline
+	$(BIN)/hadolint playbooks/roles/vllm_image/files/Dockerfile
 
 bench: $(INSTALLED)
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --json || exit 1; done

@@ -22,7 +22,7 @@ CHECK = "container_gpu"
 TIMEOUT_S = 120
 CARD = re.compile(r"^GPU \d+: (.*?)(?: \(UUID: .*\))?$", re.MULTILINE)
 DISPLAY = re.compile(r"\[03(?:00|02)\]")
-ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+ACCEPT = "set migrate_accept_inconclusive: {stage: REASON}"
 CONFIGURE = "nvidia-ctk runtime configure --runtime=docker, then systemctl reload-or-restart docker"
 # What Docker and the container toolkit say -> what to do. Texts: container toolkit's troubleshooting page, moby#50228.
 REASONS = (
@@ -50,6 +50,8 @@ REASONS = (
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Read the host, or take what was read before, and judge it."""
+    if settings.get("vllm_runtime") == "process":
+        return {"verdict": "pass", "expected": "no container", "measured": "vllm_runtime is process: torch_gpu looks"}
     raw = _given(settings) or read(settings)
     return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
 
@@ -57,13 +59,13 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 def read(settings: dict[str, Any]) -> dict[str, Any]:
     """Cards on the bus, cards in nvidia-smi on the host, in a new container, and in those that run."""
     image = settings.get("container_gpu_image") or settings.get("vllm_image_digest") or ""
-    host = _named(_run("nvidia-smi", "-L"))
+    host, asked = _named(_run("nvidia-smi", "-L")), str(settings.get("vllm_gpus", "all")) != "none"
     running = settings.get("container_gpu_running") or [settings.get("triton_container", ""), "vllm-vllm-1"]
     return {
         "pci": _pci(),
         "host": host,
         "image": image,
-        "container": _named(_new(image, settings)) if image and host["cards"] else {},
+        "container": _named(_new(image, settings)) if asked and image and host["cards"] else {},
         "running": {name: found for name in running if name and host["cards"] and (found := _inside(name))},
     }
 
@@ -87,6 +89,8 @@ def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         }
     if wanted > host:
         return told | {"verdict": "fail", "advice": f"lower vllm_gpus: it asks for {wanted}, the host has {host}"}
+    if str(settings.get("vllm_gpus", "all")) == "none":
+        return told | {"verdict": "inconclusive", "advice": f"set vllm_gpus: vLLM is to run without a GPU; or {ACCEPT}"}
     if not inside:
         return told | {"verdict": "inconclusive", "advice": "set vllm_image_digest or container_gpu_image"}
     if len(inside["cards"]) != wanted:
@@ -120,11 +124,14 @@ def _new(image: str, settings: dict[str, Any]) -> dict[str, Any]:
     """nvidia-smi in a container of the image, given cards as the deployed one is; it is removed when it ends."""
     asked = str(settings.get("vllm_gpus", "all"))
     name = f"migrate-container-gpu-{os.getpid()}"
-    run = ["docker", "run", "--rm", "--name", name, "--pull", "never", "--network", "none"]
-    run += ["--gpus", "all" if asked == "none" else asked, "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
+    engine = settings.get("vllm_runtime", "docker")
+    run = [engine, "run", "--rm", "--name", name, "--pull", "never", "--network", "none"]
+    run += ["--memory", "1g", "--cpu-shares", "512", "--oom-score-adj", "1000"]
+    run += ["--gpus", asked] if engine == "docker" else ["--device", f"nvidia.com/gpu={asked}"]
+    run += ["--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
     found = _run(*run, "--entrypoint", "nvidia-smi", image, "-L")
     if found["rc"] == 124:
-        _run("docker", "rm", "--force", name)
+        _run(engine, "rm", "--force", name)
     return found
 
 

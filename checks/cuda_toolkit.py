@@ -2,8 +2,9 @@
 """Is the CUDA toolkit that was asked for there, does its compiler know the card, and does the driver run what it makes?
 
 Settings: cuda_toolkit_version (such as 12.8; without it provision_cuda_toolkit, where provision_manage names
-`cuda_toolkit`; without either any toolkit will do, or none, since an image brings its own), cuda_local (default
-/usr/local), raw (what was read before, or the file that holds it), show_raw.
+`cuda_toolkit`; where it names others, none is asked for, since an image brings its own, and what is there is reported
+alone; without all of these any toolkit will do that works), cuda_local (default /usr/local), raw (what was read before,
+or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ KERNEL = "__global__ void add(float *x) { x[threadIdx.x] += 1; }\n"
 # FlashInfer's just-in-time compiler refuses compute capability 12 below this toolkit (vllm#50705, vllm#54267).
 JIT_FLOOR = (12, 9)
 ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+UNASKED = "no toolkit: not asked for, provision_manage does not name cuda_toolkit (an image brings its own)"
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,10 +67,19 @@ def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "advice": advice,
         "versions": {f"cuda-toolkit {name}": version for name, version in found.items()},
     }
-    if advice:
+    if not wanted and "provision_manage" in settings:
+        detail = "; ".join(filter(None, (advice, told["detail"])))
+        told |= {"expected": UNASKED, "advice": "", "detail": detail}
+    elif advice:
         return told | {"verdict": "fail"}
     if not raw["capabilities"]:
         why = f"install the driver (check gpu_driver): what it runs cannot be told; or {ACCEPT}"
+        return told | {"verdict": "inconclusive", "advice": why}
+    silent = [name for name, kit in about.items() if wanted and not kit["archs"]]
+    if silent:
+        why = (
+            f"/usr/local/{silent[0]}/bin/nvcc --list-gpu-arch: it does not say what cards it compiles for; or {ACCEPT}"
+        )
         return told | {"verdict": "inconclusive", "advice": why}
     return told | {"verdict": "pass"}
 

@@ -37,7 +37,7 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _needed(settings: dict[str, Any]) -> dict[str, int]:
     models = _size(settings["triton_model_repository"])
-    weights = _size(settings["vllm_weights_source"])
+    weights = _size(settings["vllm_weights_source"]) if settings.get("vllm_weights_source") else 0
     return {"/var/lib/docker": IMAGE_BYTES, "/var/lib/migrate": 2 * models + weights + GIB}
 
 

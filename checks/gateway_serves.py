@@ -18,7 +18,9 @@ TIMEOUT_S = 60
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
-    """One `generate` and one `generate_stream` through the gateway."""
+    """One `generate` and one `generate_stream` through the gateway; offline has none, and its port is free."""
+    if settings.get("vllm_mode") == "offline":
+        return _offline(settings["gateway_port"])
     port, model = settings["gateway_port"], settings["triton_probe_model"]
     body = {"text_input": "def add(a, b):", "max_tokens": 4}
     status, text = _ask(port, f"/v2/models/{model}/generate", body)
@@ -31,7 +33,17 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
         "expected": f"{model} generates and {streaming} streams on port {port}",
         "measured": f"generate {status}, generate_stream {stream_status} with {len(events)} events",
         "detail": "" if good else (text if status != 200 else stream)[:300],
-        "advice": "" if good else "docker compose --project-name vllm logs gateway, on the host",
+        "advice": "" if good else f"{settings.get('gateway_logs', 'docker logs vllm-gateway-1')}, on the host",
+    }
+
+
+def _offline(port: int) -> dict[str, Any]:
+    status, _ = _ask(port, "/v2/health/live")
+    return {
+        "verdict": "fail" if status else "pass",
+        "expected": f"no gateway on port {port}, since vllm_mode is offline",
+        "measured": f"status {status}" if status else "no answer",
+        "advice": "stop the gateway of an earlier deploy: migrate rollback --to before-deploy" if status else "",
     }
 
 

@@ -4,12 +4,14 @@
 Settings: gpu_min_memory_mib (default 24,000: cards sold as 24 GB report a little less than 24,576 MiB),
 gpu_driver_min_major (default 580: what images with CUDA 13 need), provision_manage, provision_driver_branch and
 provision_driver_flavour (held to where provision_manage names `driver`), nvidia_root (default /, below which proc and
-sys are read), raw (what was read before, or the file that holds it), show_raw.
+sys are read), nvidia_tools (a folder that is looked into first for lspci, modinfo, mokutil and dmesg), raw (what was
+read before, or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +44,8 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 def read(settings: dict[str, Any]) -> dict[str, Any]:
     """What bus, kernel, tools and packages say. Serial numbers and UUIDs are not asked for."""
     root = Path(settings.get("nvidia_root", "/"))
+    if settings.get("nvidia_tools"):
+        os.environ["PATH"] = f"{settings['nvidia_tools']}:{os.environ.get('PATH', os.defpath)}"
     return {
         "pci": _pci(),
         "nouveau": (root / "sys/module/nouveau").is_dir(),

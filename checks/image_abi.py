@@ -4,7 +4,9 @@
 Reads files alone and loads nothing, so it also serves as the last stage of an image's build, where there is no GPU.
 With vllm_image_digest it runs itself in that image. By hand, in the image: `python3 image_abi.py '{}'`.
 
-Settings: vllm_image_digest, vllm_gpus, raw (what was read before, or the file that holds it), show_raw.
+Settings: vllm_image_digest, vllm_runtime (docker or podman), vllm_gpus, vllm_environment, triton_http_port and
+triton_probe_model (the service beside which it steps back), raw (what was read before, or the file that holds it),
+show_raw.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +30,14 @@ from typing import Any
 CHECK = "image_abi"
 
 IMAGE_TIMEOUT_S = 600
+PROBE_TIMEOUT_S, SLOWER, SLACK_S = 10, 3.0, 0.25
+# Beside a service: little memory, half a container's share of the processors, and the first to go for want of memory.
+LIMITS = "--memory 2g --memory-swap 2g --shm-size 1g --cpu-shares 512 --oom-score-adj 1000".split()
 # Names that torch's libraries export: of its C++ namespaces, mangled, and of its C interface.
 OF_TORCH = re.compile(r"^_Z[A-Z]{0,4}(?:5torch|3c10|2at|6caffe2)|^(?:aoti_)?torch_")
 DYNAMIC, SYMBOLS, WEAK, UNDEFINED = 6, 11, 2, 0
 NEEDED = 1
-ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+ACCEPT = "set migrate_accept_inconclusive: {stage: REASON}"
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -113,15 +119,13 @@ def _python(raw: dict[str, Any]) -> str:
 def _cuda(raw: dict[str, Any]) -> str:
     """The major version of CUDA's runtime library that the extensions ask for is torch's own."""
     for extension in raw["extensions"]:
-        asked = [
-            found[1] for name in extension["needed"] if (found := re.fullmatch(r"libcudart\.so\.(\d+)[\d.]*", name))
-        ]
+        runtimes = (re.fullmatch(r"libcudart\.so\.(\d+)[\d.]*", name) for name in extension["needed"])
+        asked = [found[1] for found in runtimes if found]
         if asked and not raw["torch_cuda"]:
             return f"install torch for CUDA {asked[0]}: {extension['file']} needs CUDA, torch {raw['torch']} has none"
         if asked and asked[0] != raw["torch_cuda"].partition(".")[0]:
-            return (
-                f"install torch for CUDA {asked[0]}: {extension['file']} needs it, torch has CUDA {raw['torch_cuda']}"
-            )
+            has = raw["torch_cuda"]
+            return f"install torch for CUDA {asked[0]}: {extension['file']} needs it, torch has CUDA {has}"
     return ""
 
 
@@ -136,12 +140,8 @@ def _measured(raw: dict[str, Any]) -> str:
 
 
 def _detail(raw: dict[str, Any]) -> str:
-    missing = [
-        f"{e['file']} misses {len(e['missing'])}: {', '.join(e['missing'][:3])}"
-        for e in raw["extensions"]
-        if e["missing"]
-    ]
-    return "; ".join(missing)[:600]
+    missing = [(e["file"], e["missing"]) for e in raw["extensions"] if e["missing"]]
+    return "; ".join(f"{file} misses {len(names)}: {', '.join(names[:3])}" for file, names in missing)[:600]
 
 
 def _extension(path: Path, folder: Path, exported: set[str]) -> dict[str, Any]:
@@ -149,12 +149,8 @@ def _extension(path: Path, folder: Path, exported: set[str]) -> dict[str, Any]:
     elf = Elf(path)
     wanted = sorted(name for name in elf.undefined() if OF_TORCH.search(name))
     missing = [name for name in wanted if name not in exported]
-    return {
-        "file": str(path.relative_to(folder)),
-        "needed": elf.needed(),
-        "of_torch": len(wanted),
-        "missing": missing[:20],
-    }
+    found = {"file": str(path.relative_to(folder)), "needed": elf.needed()}
+    return found | {"of_torch": len(wanted), "missing": missing[:20]}
 
 
 class Elf:
@@ -189,7 +185,8 @@ class Elf:
         for _, kind, _, _, offset, size, link, _ in self._sections:
             if kind != SYMBOLS:
                 continue
-            names = self._data[self._sections[link][4] :][: self._sections[link][5]]
+            start, length = self._sections[link][4:6]
+            names = self._data[start : start + length]
             for name, info, _, section, _, _ in struct.iter_unpack("<IBBHQQ", self._data[offset : offset + size]):
                 if name:
                     yield names[name : names.index(b"\0", name)].decode(), info >> 4, section
@@ -225,29 +222,60 @@ def _version(name: str) -> str:
 
 def _in_image(settings: dict[str, Any]) -> dict[str, Any]:
     """The verdict of this very file, run in the image with the cards that the deployed container gets."""
-    image, name = settings["vllm_image_digest"], f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}"
-    gpus = str(settings.get("vllm_gpus", "none"))
-    run = ["docker", "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none"]
-    run += [*([] if gpus == "none" else ["--gpus", gpus]), "--entrypoint", "sh", image]
-    inner = json.dumps({key: value for key, value in settings.items() if key != "vllm_image_digest"})
-    run += ["-c", 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"', inner]
-    feed = Path(__file__).read_text()
+    image, gpus = settings["vllm_image_digest"], str(settings.get("vllm_gpus", "none"))
+    name, usual = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", sorted(_latency_s(settings) for _ in range(5))
+    engine = settings.get("vllm_runtime", "docker")
+    cards = ["--gpus", gpus] if engine == "docker" else ["--device", f"nvidia.com/gpu={gpus}"]
+    run = [engine, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none", *LIMITS]
+    variables = (settings.get("vllm_environment") or {}).items()
+    run += [f"--env={key}={value}" for key, value in variables if key.startswith(("NCCL_", "CUDA_", "LD_LIBRARY_"))]
+    run += ["--cpus", str(max(1, (os.cpu_count() or 1) // 2)), *([] if gpus == "none" else cards)]
+    run += ["--entrypoint", "sh", image, "-c", 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"']
+    inner = {"gpu_live": usual[0] > 0} | {key: value for key, value in settings.items() if key != "vllm_image_digest"}
+    out, said, advice = _watched([*run, json.dumps(inner)], name, usual, settings)
     try:
-        done = subprocess.run(run, input=feed, capture_output=True, text=True, timeout=IMAGE_TIMEOUT_S)
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except FileNotFoundError:
-        return _unknown("docker is not installed", "install Docker (role docker_engine)")
-    except subprocess.TimeoutExpired:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
-        return _unknown(f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs")
+        found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        said = (done.stderr or done.stdout).strip()[-300:]
-        return _unknown(said, f"docker run --rm --gpus all {image} (check container_gpu)")
+        advice = advice or f"docker run --rm --gpus all {image} (check container_gpu)"
+        return {"verdict": "inconclusive", "measured": said, "advice": advice}
     return found
 
 
-def _unknown(why: str, advice: str) -> dict[str, Any]:
-    return {"verdict": "inconclusive", "measured": why, "advice": advice}
+def _watched(run: list[str], name: str, usual: list[float], settings: dict[str, Any]) -> tuple[str, str, str]:
+    """What the container prints, or why there is none and what to do; it is ended where the service slows down."""
+    feed, late, now, end = Path(__file__).read_text(), 0, 0.0, time.monotonic() + IMAGE_TIMEOUT_S
+    try:
+        process = subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True)
+    except FileNotFoundError:
+        return "", "docker is not installed", "install Docker (role docker_engine)"
+    with process:
+        while late < 2 and time.monotonic() < end:
+            try:
+                out, error = process.communicate(feed, timeout=1)
+                said = (error or out).strip()[-300:]
+                return out, f"ended with {process.returncode}, had {LIMITS[1]} of memory: {said}", ""
+            except subprocess.TimeoutExpired:
+                feed = ""
+            now = _latency_s(settings) if usual[0] > 0 else 0.0
+            late = late + 1 if usual[0] > 0 and not 0 < now <= usual[-1] * SLOWER + SLACK_S else 0
+        subprocess.run([run[0], "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
+    if late < 2:
+        return "", f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs"
+    why = f"took {now:.2f} s, {usual[-1]:.2f} s at most before" if now else "answers no more"
+    return "", f"stepped back: the service beside it {why}", "run it again when the service has less to do"
+
+
+def _latency_s(settings: dict[str, Any]) -> float:
+    """Seconds of one generated token from Triton; 0 where none answers here."""
+    port, model = settings.get("triton_http_port", 0), settings.get("triton_probe_model")
+    body, start = json.dumps({"text_input": "def add(a, b):", "max_tokens": 1}).encode(), time.monotonic()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{model}/generate", body, PROBE_TIMEOUT_S):
+            return time.monotonic() - start
+    except TimeoutError:
+        return float(PROBE_TIMEOUT_S)
+    except OSError:
+        return 0.0
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

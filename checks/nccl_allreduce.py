@@ -5,9 +5,9 @@ With vllm_image_digest it runs itself in that image; by hand, there: `python3 nc
 try fails or hangs, a second one without peer-to-peer access tells why. With one GPU it says that nothing was added up
 between GPUs. On a live host it sends little, and it steps back where the service beside it slows down.
 
-Settings: vllm_image_digest, vllm_gpus, vllm_environment, vllm_args (tensor-parallel-size), triton_http_port,
-triton_probe_model (the service that is watched), gpu_live (true: small messages), nccl_timeout_s (default 90, one try),
-raw (what was read before, or the file that holds it), show_raw.
+Settings: vllm_image_digest, vllm_runtime (docker or podman), vllm_gpus, vllm_environment, vllm_args
+(tensor-parallel-size), triton_http_port, triton_probe_model (the service that is watched), gpu_live (true: small
+messages), nccl_timeout_s (default 90, one try), raw (what was read before, or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from typing import Any
 CHECK = "nccl_allreduce"
 
 IMAGE_TIMEOUT_S = 300
-PROBE_TIMEOUT_S = 10
-SLOWER, SLACK_S = 3.0, 0.25
+PROBE_TIMEOUT_S, SLOWER, SLACK_S = 10, 3.0, 0.25
+# Beside a service: little memory, half a container's share of the processors, and the first to go for want of memory.
+LIMITS = "--memory 16g --memory-swap 16g --shm-size 1g --cpu-shares 512 --oom-score-adj 1000".split()
 TRY_TIMEOUT_S = 90
 SIZES = (8, 16 << 10, 1 << 20, 64 << 20, 512 << 20)
 LIVE_SIZES = (8, 16 << 10, 1 << 20)
 WARM, TIMED = 3, 10
 PERIOD = 1000
 NO_PEERS = {"NCCL_P2P_DISABLE": "1"}
-ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+ACCEPT = "set migrate_accept_inconclusive: {stage: REASON}"
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -77,10 +78,7 @@ def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     if not raw["torch"]:
         return told | {"verdict": "inconclusive", "advice": "set vllm_image_digest, or run this file in the image"}
     if not count:
-        return told | {
-            "verdict": "inconclusive",
-            "advice": f"give the container a GPU, or {ACCEPT}",
-        }
+        return told | {"verdict": "inconclusive", "advice": f"give the container a GPU, or {ACCEPT}"}
     if parallel > count:
         advice = f"lower tensor-parallel-size of vllm_args: it asks for {parallel} GPUs, there are {count}"
         return told | {"verdict": "fail", "advice": advice}
@@ -141,12 +139,8 @@ def _try(gpus: int, environment: dict[str, str], settings: dict[str, Any]) -> di
     """Start the processes, gather what they print, and end them all when the time is over."""
     world, limit = gpus or 2, float(settings.get("nccl_timeout_s", TRY_TIMEOUT_S))
     with tempfile.TemporaryDirectory() as folder:
-        shared = {
-            "nccl_world": world,
-            "nccl_store": f"{folder}/store",
-            "nccl_gpus": gpus,
-            "gpu_live": settings.get("gpu_live"),
-        }
+        shared = {"nccl_world": world, "nccl_store": f"{folder}/store", "nccl_gpus": gpus}
+        shared |= {"gpu_live": settings.get("gpu_live")}
         start = [_start(shared | {"nccl_rank": rank}, environment, folder) for rank in range(world)]
         timed_out = not _wait(start, time.monotonic() + limit)
         ranks = [_answer(Path(folder, f"{rank}.out"), rank, start[rank].returncode) for rank in range(world)]
@@ -228,43 +222,50 @@ def _reduce(torch: Any, distributed: Any, device: Any, rank: int, world: int, si
 def _in_image(settings: dict[str, Any]) -> dict[str, Any]:
     """The verdict of this very file, run in the image with the cards that the deployed container gets."""
     image, gpus = settings["vllm_image_digest"], str(settings.get("vllm_gpus", "none"))
-    name, usual = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", sorted(_latency_s(settings) for _ in range(3))
-    run = ["docker", "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none"]
-    run += ["--shm-size", "1g", *([] if gpus == "none" else ["--gpus", gpus])]
+    name, usual = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", sorted(_latency_s(settings) for _ in range(5))
+    engine = settings.get("vllm_runtime", "docker")
+    cards = ["--gpus", gpus] if engine == "docker" else ["--device", f"nvidia.com/gpu={gpus}"]
+    run = [engine, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none", *LIMITS]
     variables = (settings.get("vllm_environment") or {}).items()
     run += [f"--env={key}={value}" for key, value in variables if key.startswith(("NCCL_", "CUDA_", "LD_LIBRARY_"))]
-    inner = {key: value for key, value in settings.items() if key != "vllm_image_digest"}
-    inner |= {"gpu_live": settings.get("gpu_live", usual[0] > 0)}
+    run += ["--cpus", str(max(1, (os.cpu_count() or 1) // 2)), *([] if gpus == "none" else cards)]
     run += ["--entrypoint", "sh", image, "-c", 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"']
-    out, error, ended = _watched([*run, json.dumps(inner)], name, usual, settings)
-    if ended:
-        return {"verdict": "inconclusive", "measured": ended, "advice": "run it again when the service has less to do"}
+    inner = {"gpu_live": usual[0] > 0} | {key: value for key, value in settings.items() if key != "vllm_image_digest"}
+    out, said, advice = _watched([*run, json.dumps(inner)], name, usual, settings)
     try:
         found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        said, advice = (error or out).strip()[-300:], f"docker run --rm --gpus all {image} (check container_gpu)"
+        advice = advice or f"docker run --rm --gpus all {image} (check container_gpu)"
         return {"verdict": "inconclusive", "measured": said, "advice": advice}
     return found
 
 
 def _watched(run: list[str], name: str, usual: list[float], settings: dict[str, Any]) -> tuple[str, str, str]:
-    """Output and errors of the container; it is ended, and said why, where the service beside it slows down."""
-    feed, late, end = Path(__file__).read_text(), 0, time.monotonic() + IMAGE_TIMEOUT_S
-    with subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+    """What the container prints, or why there is none and what to do; it is ended where the service slows down."""
+    feed, late, now, end = Path(__file__).read_text(), 0, 0.0, time.monotonic() + IMAGE_TIMEOUT_S
+    try:
+        process = subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True)
+    except FileNotFoundError:
+        return "", "docker is not installed", "install Docker (role docker_engine)"
+    with process:
         while late < 2 and time.monotonic() < end:
             try:
-                return *process.communicate(feed, timeout=1), ""
+                out, error = process.communicate(feed, timeout=1)
+                said = (error or out).strip()[-300:]
+                return out, f"ended with {process.returncode}, had {LIMITS[1]} of memory: {said}", ""
             except subprocess.TimeoutExpired:
                 feed = ""
             now = _latency_s(settings) if usual[0] > 0 else 0.0
-            late = late + 1 if now > usual[1] * SLOWER + SLACK_S else 0
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
-    slow = f"stepped back: the service beside it took {now:.2f} s, {usual[1]:.2f} s before"
-    return "", "", slow if late >= 2 else f"no end within {IMAGE_TIMEOUT_S} s"
+            late = late + 1 if usual[0] > 0 and not 0 < now <= usual[-1] * SLOWER + SLACK_S else 0
+        subprocess.run([run[0], "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
+    if late < 2:
+        return "", f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs"
+    why = f"took {now:.2f} s, {usual[-1]:.2f} s at most before" if now else "answers no more"
+    return "", f"stepped back: the service beside it {why}", "run it again when the service has less to do"
 
 
 def _latency_s(settings: dict[str, Any]) -> float:
-    """Seconds of one generated token from Triton; 0 where none serves here."""
+    """Seconds of one generated token from Triton; 0 where none answers here."""
     port, model = settings.get("triton_http_port", 0), settings.get("triton_probe_model")
     body, start = json.dumps({"text_input": "def add(a, b):", "max_tokens": 1}).encode(), time.monotonic()
     try:

@@ -4,8 +4,8 @@
 The host's NCCL serves programs outside containers only: PyTorch brings its own (check torch_gpu names that one).
 
 Settings: nccl_host_version (exact, such as 2.26.5-1+cuda12.9; without it provision_nccl_version, where
-provision_manage names `nccl`), nccl_host_min_version (default: none), raw (what was read before, or the file that
-holds it), show_raw.
+provision_manage names `nccl`; where it names others, none is asked for, and what is there is reported alone),
+nccl_host_min_version (default: none), raw (what was read before, or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PACKAGES = ("libnccl2", "libnccl-dev")
 # 2.25 asks for more shared memory than compute capability 12.0 has (nccl#1637); this build does not.
 EXAMPLE = "2.26.5-1+cuda12.9"
 ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+UNASKED = "no NCCL: not asked for, provision_manage does not name nccl (PyTorch brings its own)"
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "advice": advice,
         "versions": raw["packages"],
     }
-    if advice:
+    if not exact and not least and "provision_manage" in settings:
+        told |= {"expected": UNASKED, "advice": "", "detail": "; ".join(filter(None, (advice, told["detail"])))}
+    elif advice:
         return told | {"verdict": "fail"}
     if not raw["cards"]:
         why = f"install the driver (check gpu_driver): whether it runs this NCCL cannot be told; or {ACCEPT}"

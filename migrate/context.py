@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from migrate.errors import Interrupted, NotProven, Refused, RolledBack
 from migrate.gate import Outcome, Verdict, decide
-from migrate.journal import Journal
-from migrate.lock import Hostctl, Lease
+from migrate.journal import GAP, Journal, Kind
+from migrate.lock import Hostctl, Lease, outlasting
 from migrate.plan import Plan
 from migrate.playbook import Playbooks
 from migrate.settings import Settings
@@ -63,6 +64,20 @@ class Run:
         self.lease.assert_held()
         return {**self.variables, "check_names": [], "migrate_token": self.lease.token, **extra}
 
+    def outlasting_gap(self, phase: str) -> AbstractContextManager[None]:
+        """Around a phase, or its undo: where the host may reboot in it, the lock outlasts that."""
+        if phase != "provision" or not self.settings.provision.allow_reboot:
+            return nullcontext()
+        return outlasting(self.host, self.lease, 2.0 * self.settings.provision.reboot_timeout_s)
+
+    def note_gap(self, phase: str, results: Mapping[str, Any]) -> float | None:
+        """Journal when nobody answered, as a playbook that rebooted the host reports it; seconds, None without one."""
+        if "gap" not in results:
+            return None
+        began, ended = (str(results["gap"][name]) for name in ("began", "ended"))
+        self.journal.append(Kind.NOTE, phase, what=GAP, began=began, ended=ended)
+        return (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds()
+
     def prove(self, playbook: str, checks: tuple[str, ...]) -> Proof:
         """Run a playbook with its checks and decide from their verdicts; a failed task is never a pass."""
         result = self.playbooks.run(playbook, self.fenced(check_names=list(checks)), self.say)
@@ -93,5 +108,5 @@ class Proof:
     def problem(self) -> str:
         """The first thing that is not as it should be, in one line."""
         worst = next((v for v in self.verdicts if v.verdict is not Outcome.PASS), None)
-        found = f"{worst.check}: {worst.detail or worst.measured}" if worst else "; ".join(self.failures)
+        found = worst.problem() if worst else "; ".join(self.failures)
         return found or "no verdict"

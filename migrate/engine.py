@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from migrate import knowledge, translate
+from migrate import image as images
+from migrate import knowledge, profiles, translate, weights
 from migrate.errors import Refused, SettingsError
+from migrate.facts import driver_to_be
 from migrate.knowledge import Finding, Severity
 from migrate.settings import Settings
 from migrate.translate import Entry, Outcome, Sure, Translation
@@ -38,7 +40,10 @@ def engine(settings: Settings, facts: Facts) -> Engine:
     models = translate.translate_all(_served(settings, facts))
     _refuse_staying(settings, models)
     translated = _one_engine(settings, models)
-    flags = {**_scalars(translated.flags), **settings.vllm.args}
+    decided = {**_scalars(translated.flags), **settings.vllm.args}
+    profile = profiles.choose(settings, facts)
+    profiled = profiles.flags(profile, decided)
+    flags = {**profiled, **decided}
     environment = {**translated.environment, **settings.vllm.environment}
     findings = _findings(settings, facts, flags, environment)
     wrong = {finding.name: finding.problem for finding in findings if finding.severity is Severity.ERROR}
@@ -48,7 +53,12 @@ def engine(settings: Settings, facts: Facts) -> Engine:
     return Engine(
         flags,
         environment,
-        tuple(_effective(m, settings, flags, wrong) if m.model in moving else m for m in models),
+        tuple(
+            _with_profile(_effective(m, settings, flags, wrong), profile, [name for name in profiled if name in flags])
+            if m.model in moving
+            else m
+            for m in models
+        ),
         (*findings, *_lost_adapters(translated), *_metrics(settings)),
     )
 
@@ -61,7 +71,7 @@ def possible(settings: Settings, models: Sequence[Translation]) -> tuple[dict[st
     chosen = settings.triton.models
     if all(model.model in chosen for model in models if model.moves):
         return ()
-    sources = {name: settings.vllm.weights_source for name in chosen}
+    sources = {name: weights.name(settings) for name in chosen}
     apart = [replace(model, weights=sources.get(model.model, model.weights or model.model)) for model in models]
     return tuple(
         {"models": list(found.models), "share": found.flags[_UTILIZATION], "planned": set(found.models) <= set(chosen)}
@@ -100,12 +110,12 @@ def _refuse_staying(settings: Settings, models: Sequence[Translation]) -> None:
 
 
 def _one_engine(settings: Settings, models: Sequence[Translation]) -> translate.Engine:
-    """The engine of the models that move: they share `vllm_weights_source`. Raises Refused where they contradict."""
-    weights = settings.vllm.weights_source
-    moving = [replace(model, weights=weights) for model in models if model.model in settings.triton.models]
+    """The engine of the models that move: they share their weights. Raises Refused where they contradict."""
+    source = weights.name(settings)
+    moving = [replace(model, weights=source) for model in models if model.model in settings.triton.models]
     engines = translate.group(moving)
     if not engines:
-        return translate.Engine(settings.vllm.served_model_name, (), weights, (), {}, {}, {})
+        return translate.Engine(settings.vllm.served_model_name, (), source, (), {}, {}, {})
     if len(engines) > 1:
         names = " and ".join("/".join(found.models) for found in engines)
         raise Refused(
@@ -132,7 +142,6 @@ def _findings(
     settings: Settings, facts: Facts, flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> tuple[Finding, ...]:
     """What to look at. Raises SettingsError for an error that the inventory holds, with the replacement."""
-    driver = (facts.get("driver") or {}).get("version")
     version = knowledge.version_of(settings.vllm.image)
     found = knowledge.check(
         version,
@@ -140,12 +149,9 @@ def _findings(
         environment,
         variant=knowledge.variant_of(settings.vllm.image),
         architecture=_architecture(facts),
-        driver=driver,
+        driver=driver_to_be(facts),
     )
-    for capability in sorted(
-        {str(gpu["compute_capability"]) for gpu in facts.get("gpus") or [] if gpu.get("compute_capability")}
-    ):
-        found += knowledge.check_capability(version, capability)
+    found += images.findings(settings, facts)
     for finding in found:
         where = _where(finding, settings)
         if finding.severity is Severity.ERROR and where:
@@ -159,7 +165,9 @@ def _where(finding: Finding, settings: Settings) -> str:
         return "vllm_args"
     if finding.name in settings.vllm.environment:
         return "vllm_environment"
-    return "vllm_image" if finding.kind in {"image", "model"} else ""
+    if finding.kind == "image":
+        return images.asked(settings)[0]
+    return "vllm_image" if finding.kind == "model" else ""
 
 
 def _architecture(facts: Facts) -> str | None:
@@ -207,6 +215,16 @@ def _decided(model: Translation, name: str, value: Any) -> Entry:
     else:
         reason = f"the inventory decides, not {model.flags[name]!r}"
     return Entry(f"vllm_args.{name}", value, Outcome.MAPPED, f"--{name}", value, reason, Sure.EXACT)
+
+
+def _with_profile(model: Translation, profile: profiles.Chosen, names: Sequence[str]) -> Translation:
+    """The translation with a line for each flag of the profile that nobody else decided."""
+    lines = []
+    for name in names:
+        value, why = profile.flags[name]
+        told = f"{profile.because}: {why}"
+        lines.append(Entry(f"vllm_profile: {profile.name}", "", Outcome.MAPPED, f"--{name}", value, told, Sure.DERIVED))
+    return replace(model, entries=(*model.entries, *lines))
 
 
 def _metrics(settings: Settings) -> list[Finding]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 FREE = "free"
+# Packages whose version is the driver's: of NVIDIA's own repository, and of Ubuntu's.
+_DRIVER_PACKAGES = ("nvidia-open", "nvidia-headless", "libnvidia-compute")
 
 
 def fact(facts: Mapping[str, Any], key: str) -> Any:
@@ -52,6 +54,14 @@ def gpu_free(facts: Mapping[str, Any], uuid: str) -> int | None:
     return int(found[0]) if found and found[0] is not None else None
 
 
+def driver_to_be(facts: Mapping[str, Any]) -> str | None:
+    """The driver that vLLM meets: the one that `provision` brings, else the one that is there; None without one."""
+    changes = (facts.get("provision") or {}).get("changes") or []
+    packages = [one for change in changes if change["role"] == "gpu_driver" for one in change["packages"]]
+    brought = [one["after"] for one in packages if one["after"] and one["name"].startswith(_DRIVER_PACKAGES)]
+    return str(brought[0]).partition("-")[0] if brought else (facts.get("driver") or {}).get("version")
+
+
 def digest(value: Any) -> str | None:
     """sha256 of a value's canonical JSON, None for an empty one."""
     if not value:
@@ -64,8 +74,23 @@ def _gpu_names(facts: Mapping[str, Any]) -> list[str]:
     return [str(gpu["name"]) for gpu in facts.get("gpus") or []]
 
 
+def _provision_changes(facts: Mapping[str, Any]) -> list[str] | None:
+    """What `provision` would change, a line each; None where it manages nothing."""
+    if "provision" not in facts:
+        return None
+    return [line for change in facts["provision"]["changes"] for line in _lines(change)]
+
+
+def _lines(change: Mapping[str, Any]) -> list[str]:
+    packages = [
+        f"{one['name']} {one['before'] or 'absent'} → {one['after'] or 'removed'}" for one in change["packages"]
+    ]
+    return packages or [f"{change['role']}: {change['task']}"]
+
+
 _COMPUTED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "nginx.digest": lambda facts: digest((facts.get("nginx") or {}).get("files")),
     "triton.configs.digest": lambda facts: digest((facts.get("triton") or {}).get("configs")),
     "gpus.names": _gpu_names,
+    "provision.changes": _provision_changes,
 }

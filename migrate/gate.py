@@ -41,6 +41,11 @@ class Verdict:
         duration = float(data.get("duration_s", 0.0))
         return cls(str(data["check"]), Outcome(data["verdict"]), **text, duration_s=duration, versions=versions)
 
+    def problem(self) -> str:
+        """The check, what it measured, and what helps to understand that, in one line."""
+        told = [text for text in (self.measured, self.detail) if text]
+        return f"{self.check}: {'; '.join(dict.fromkeys(told))}"
+
     def as_json(self) -> dict[str, Any]:
         """The verdict as the JSON object that checks print and reports hold."""
         return asdict(self) | {"verdict": str(self.verdict), "versions": dict(self.versions)}

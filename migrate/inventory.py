@@ -16,13 +16,13 @@ import yaml
 
 from migrate.bundled import tool
 from migrate.errors import SettingsError, UsageError
-from migrate.settings import Settings
+from migrate.settings import SECRETS, Settings
 
 _TIMEOUT_S = 60
 # The variables that are used here: how to reach the host, and our own sections.
 _OURS = re.compile(rf"(ansible|{'|'.join(Settings.model_fields)})_")
-# The same without Ansible's own, and without the one variable that playbooks are given the host in.
-SETTING_NAMES = rf"^(?!migrate_target$)({'|'.join(Settings.model_fields)})_"
+# The same without Ansible's own, without the one variable that playbooks are given the host in, and without secrets.
+SETTING_NAMES = rf"^(?!({'|'.join(['migrate_target', *sorted(SECRETS)])})$)({'|'.join(Settings.model_fields)})_"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from migrate.errors import NotProven
 
 GENESIS = "0" * 64
+GAP = "gap"
 
 
 class Kind(StrEnum):
@@ -151,6 +152,12 @@ def _take_back(known: dict[str, State], voided: Sequence[str], *, undone: bool) 
     for name in voided:
         if known[name] is not State.NOT_STARTED:
             known[name] = State.UNDONE if undone else State.UNKNOWN
+
+
+def gaps(records: Iterable[Record]) -> list[dict[str, str]]:
+    """When nobody answered, as announced by the plan: `began` and `ended`, UTC ISO-8601."""
+    notes = [r.data for r in records if r.kind is Kind.NOTE and r.data.get("what") == GAP]
+    return [{"began": str(note["began"]), "ended": str(note["ended"])} for note in notes]
 
 
 def finished(records: Sequence[Record]) -> str:

@@ -28,10 +28,11 @@ class Hostctl(Protocol):
 
 @dataclass(slots=True)
 class Lease:
-    """A held lock. `lost` is set by the renewing thread when the host refuses to renew."""
+    """A held lock. `lost` is set by the renewing thread when the host refuses to renew, or was silent `length_s`."""
 
     id: str
     token: int
+    length_s: float = LEASE_S
     lost: threading.Event = field(default_factory=threading.Event)
 
     def assert_held(self) -> None:
@@ -61,14 +62,32 @@ def hold(host: Hostctl, owner: str, reason: str) -> Iterator[Lease]:
                 host.call("lock", "release", "--id", lease.id)
 
 
+@contextmanager
+def outlasting(host: Hostctl, lease: Lease, silent_s: float) -> Iterator[None]:
+    """Around what makes the host silent for up to `silent_s` seconds, a reboot: nobody else gets the lock meanwhile."""
+    lease.length_s = LEASE_S + silent_s
+    _renew_now(host, lease)
+    try:
+        yield
+    finally:
+        lease.length_s = LEASE_S
+        # The renewing thread makes it short again where the host does not answer just now.
+        with suppress(MigrateError):
+            _renew_now(host, lease)
+
+
+def _renew_now(host: Hostctl, lease: Lease) -> None:
+    host.call("lock", "renew", "--id", lease.id, "--lease-s", f"{lease.length_s:g}", timeout_s=_RENEW_EVERY_S)
+
+
 def _renew(host: Hostctl, lease: Lease, done: threading.Event) -> None:
     renewed = time.monotonic()
     while not done.wait(_RENEW_EVERY_S):
         try:
-            host.call("lock", "renew", "--id", lease.id, "--lease-s", str(LEASE_S), timeout_s=_RENEW_EVERY_S)
+            _renew_now(host, lease)
             renewed = time.monotonic()
         except MigrateError as error:
             # The host's own refusal is final; a slow or lost answer is not, until the lease is over.
-            if isinstance(error, Refused | LockHeld) or time.monotonic() - renewed > LEASE_S:
+            if isinstance(error, Refused | LockHeld) or time.monotonic() - renewed > lease.length_s:
                 lease.lost.set()
                 return

@@ -17,7 +17,7 @@ from migrate import __version__
 from migrate.errors import Refused, SettingsError
 from migrate.facts import fact
 
-SCHEMA = 2
+SCHEMA = 3
 CARRIED = {"vllm_image.digest"}
 """Facts that the plan carries out itself: accepting another value would change nothing."""
 REHEARSED = {"nginx.digest"}
@@ -68,8 +68,8 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change: `kind` of thing (package, image, container, file, port, route, unit), what is there before and after,
-    why, and what a client notices."""
+    """One change: `kind` of thing (package, setting, image, container, file, port, route, unit), what is there before
+    and after, why, and what a client notices."""
 
     kind: str
     what: str
@@ -77,6 +77,15 @@ class Step:
     after: str
     why: str
     impact: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in which nobody answers: in which phase, at most how long, and why."""
+
+    phase: str
+    seconds: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +125,15 @@ class Plan:
     clients: tuple[Mapping[str, Any], ...] = ()
     client_notes: tuple[str, ...] = ()
     expectations: tuple[Mapping[str, Any], ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    weights: Mapping[str, Any] | None = None
     gap_there_s: float = 0.0
     gap_back_s: float = 0.0
     id: str = ""
+
+    def gap_s(self, phase: str) -> float:
+        """Seconds in which nobody answers during a phase, at most."""
+        return sum(gap.seconds for gap in self.gaps if gap.phase == phase)
 
     def as_json(self) -> dict[str, Any]:
         """JSON types only; `from_json` reads it back."""
@@ -228,7 +243,9 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
     phases = tuple(PhasePlan(**{**p, "steps": tuple(_step(s) for s in p["steps"])}) for p in data["phases"])
     lists = ("routes_kept", "translation", "engines", "findings", "revivers", "clients", "client_notes", "expectations")
     tuples = {name: tuple(data[name]) for name in lists if name in data}
-    return Plan(**{**data, **tuples, "phases": phases, "read_set": tuple(Predicate(**p) for p in data["read_set"])})
+    gaps = tuple(Gap(**gap) for gap in data.get("gaps", ()))
+    read_set = tuple(Predicate(**p) for p in data["read_set"])
+    return Plan(**{**data, **tuples, "phases": phases, "gaps": gaps, "read_set": read_set})
 
 
 def _step(data: Mapping[str, Any]) -> Step:

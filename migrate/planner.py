@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from posixpath import dirname
 from typing import Any
 
-from migrate import __version__, plan, sizing, steps, switch
+from migrate import __version__, plan, runtimes, sizing, steps, switch, weights
 from migrate import engine as engines
+from migrate import image as images
 from migrate.census import as_dicts, census, notes
 from migrate.errors import GateFailed, Refused
 from migrate.facts import FREE, fact
 from migrate.knowledge import Finding, Severity
-from migrate.phases import PHASES
-from migrate.plan import PhasePlan, Plan, Predicate
+from migrate.phases import NAMES, PHASES, Phase
+from migrate.plan import Gap, PhasePlan, Plan, Predicate
 from migrate.settings import Settings
 
 _GIB = 1024**3
 _IMAGES = 20 * _GIB
+_OURS = "/var/lib/migrate"
 _UTILIZATION = "gpu-memory-utilization"
+_INSTALLING_S, _REBOOTING_S = 300, 900
 Facts = Mapping[str, Any]
 
 _OWNER = "compose"
@@ -31,6 +35,8 @@ _STEADY = (
     "os.version_id",
     "gpus.names",
     "driver.version",
+    "provision.changes",
+    "provision.refused",
     "owner.kind",
     "triton.version",
     "triton.configs.digest",
@@ -42,11 +48,14 @@ _STEADY = (
     "weights.digest",
     "nginx.digest",
 )
+# What a new driver changes, and what it takes to get there.
+_DRIVER = ("gpus.names", "driver.version", "provision.changes")
 
 
 def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datetime) -> Plan:
     """Compute the plan. Raises Refused where the host cannot be migrated as it is."""
     refuse_unfit(settings, facts)
+    settings = weights.pinned(images.chosen(settings, facts), facts)
     engine = engines.engine(settings, facts)
     settings = _started_with(settings, engine.flags, engine.environment)
     sized = sizing.size(settings, facts)
@@ -62,25 +71,27 @@ def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datet
             expires=plan.stamp(now + timedelta(hours=settings.migrate.plan_expiry_h)),
             strategy=sized.strategy,
             strategy_reason=sized.reason,
+            gaps=_gaps(settings, facts),
             gap_there_s=sized.gap_there_s,
             gap_back_s=sized.gap_back_s,
             settings=settings.flat(),
             playbooks=playbooks,
-            vllm_image_digest=str(facts["vllm_image"]["digest"]),
+            vllm_image_digest=images.planned_digest(settings, facts),
             read_set=_read_set(settings, facts, sized),
-            phases=tuple(
-                PhasePlan(p.name, p.does, p.kind, p.estimate_s, p.undo, steps.of(p.name, settings, facts))
-                for p in PHASES
-            ),
+            phases=tuple(_phase(p, settings, facts) for p in PHASES if runtimes.goes_through(settings, p.name, NAMES)),
             routes_kept=tuple(kept_routes(settings, facts)),
             translation=tuple(engines.as_json(model) for model in models),
             engines=engines.possible(settings, models),
-            findings=tuple(asdict(finding) for finding in (*engine.findings, *_taken_ports(settings, facts))),
+            findings=tuple(
+                asdict(finding)
+                for finding in (*engine.findings, *runtimes.findings(settings), *_taken_ports(settings, facts))
+            ),
             memory=sized.memory,
             revivers=tuple((facts.get("owner") or {}).get("revivers") or ()),
             clients=tuple(as_dicts(census(facts, settings))),
             client_notes=tuple(notes(facts, settings)),
             expectations=sizing.judged(settings, facts),
+            weights=weights.planned(facts),
         )
     )
 
@@ -89,21 +100,45 @@ def refuse_unfit(settings: Settings, facts: Facts) -> None:
     """Raise Refused, naming the setting, for what no phase could mend; GateFailed where the registry is silent."""
     _refuse_unread(facts)
     _refuse_triton(settings, facts)
-    for name, part, folder in (
-        ("triton_model_repository", "model_repository", settings.triton.model_repository),
-        ("vllm_weights_source", "weights", settings.vllm.weights_source),
-    ):
-        if not (facts.get(part) or {}).get("exists"):
-            raise Refused(
-                f"{name}: {folder} is not a directory on the host", advice=f"ls -ld {folder} there; then {name}"
-            )
+    if not (facts.get("model_repository") or {}).get("exists"):
+        folder = settings.triton.model_repository
+        raise Refused(
+            f"triton_model_repository: {folder} is not a directory on the host", advice=f"ls -ld {folder} there"
+        )
+    weights.refuse_unfit(settings, facts)
+    runtimes.refuse_unfit(settings, facts)
     image = facts.get("vllm_image") or {}
-    if not image.get("digest"):
+    if runtimes.needs_image(settings) and not image.get("digest"):
         why = image.get("error") or "the registry gave none"
+        setting, reference = images.asked(settings)
         raise GateFailed(
-            f"vllm_image: stage could not fetch {settings.vllm.image}: {why}; nothing was changed, Triton serves",
+            f"{setting}: stage could not fetch {reference}: {why}; nothing was changed, Triton serves",
             advice="see that the host reaches the registry, then plan again",
         )
+
+
+def _gaps(settings: Settings, facts: Facts) -> tuple[Gap, ...]:
+    """The reboot of a driver change, where there is one."""
+    if not steps.reboots(facts):
+        return ()
+    why = "the host reboots into the new driver; from its install on no GPU container can be created"
+    return (Gap("provision", float(settings.provision.gap_s), why),)
+
+
+def _phase(phase: Phase, settings: Settings, facts: Facts) -> PhasePlan:
+    estimate_s = _estimate_s(phase, settings, facts)
+    done = steps.of(phase.name, settings, facts)
+    return PhasePlan(phase.name, phase.does, phase.kind, estimate_s, phase.undo, done)
+
+
+def _estimate_s(phase: Phase, settings: Settings, facts: Facts) -> int:
+    """What a phase usually takes; one that only looks at a host takes less than one that changes it."""
+    changes = (facts.get("provision") or {}).get("changes")
+    if phase.name == "stage":
+        return phase.estimate_s + images.seconds(settings)
+    if phase.name != "provision" or not changes:
+        return phase.estimate_s
+    return _REBOOTING_S if steps.reboots(facts) else _INSTALLING_S
 
 
 def _refuse_unread(facts: Facts) -> None:
@@ -111,6 +146,8 @@ def _refuse_unread(facts: Facts) -> None:
     if (facts.get("docker") or {}).get("server_ok") is False:
         reason = facts["docker"].get("reason")
         raise Refused(f"the Docker engine does not answer: {reason}", advice="on the host: systemctl status docker")
+    if refused := (facts.get("provision") or {}).get("refused"):
+        raise Refused(f"provision: {refused}", advice="then plan again; provision_manage: [] only looks")
     for part in ("nginx", "model_repository", "weights"):
         found = facts.get(part) or {"reason": "discovery says nothing of it"}
         if found.get("reason") and found.get("exists", True):
@@ -173,7 +210,10 @@ def _started_with(settings: Settings, flags: Mapping[str, Any], environment: Map
 
 
 def _read_set(settings: Settings, facts: Facts, sized: sizing.Sizing) -> tuple[Predicate, ...]:
-    steady = [Predicate(key, "==", fact(facts, key), fact(facts, key)) for key in _STEADY]
+    changed_by = {key: "provision" for key in _DRIVER if fact(facts, "provision.changes")}
+    # A hub is asked until `stage` has fetched the weights, not after it.
+    changed_by |= {"weights.digest": "stage"} if settings.weights.repository else {}
+    steady = [Predicate(key, "==", fact(facts, key), fact(facts, key), changed_by.get(key, "")) for key in _STEADY]
     known = [predicate for predicate in steady if predicate.value is not None]
     share = sized.memory["bytes"]["share"] if sized.memory and sized.strategy == "side-by-side" else 0
     keys = [f"gpus.{uuid}" for uuid in sized.cards if share]
@@ -206,18 +246,21 @@ def _ports(settings: Settings) -> dict[int, str]:
 def _changed(settings: Settings, facts: Facts) -> list[Predicate]:
     """What a phase changes itself: the staged image and its room, and the ports that were free."""
     digest = fact(facts, "vllm_image.digest")
-    room = {f"disks.{folder}": size for folder, size in disk_needed(facts).items()}
+    needed, more = disk_needed(settings, facts), images.room(settings)
+    room = {f"disks.{folder}": size + more.get(folder, 0) for folder, size in needed.items()}
     ours = sorted(_ports(settings).items())
     free = [Predicate(f"ports.{port}", "==", FREE, FREE, changed_by) for port, changed_by in ours]
+    image = [Predicate("vllm_image.digest", "==", digest, digest, "stage")] if runtimes.needs_image(settings) else []
     return [
-        Predicate("vllm_image.digest", "==", digest, digest, "stage"),
+        *image,
         *(Predicate(key, ">=", size, fact(facts, key), "stage") for key, size in room.items()),
         *(predicate for predicate in free if predicate.holds(fact(facts, predicate.key))),
     ]
 
 
-def disk_needed(facts: Facts) -> dict[str, int]:
-    """Free bytes that the phases need, by folder: images where Docker keeps them; archive, weights, spare room."""
+def disk_needed(settings: Settings, facts: Facts) -> dict[str, int]:
+    """Free bytes that the phases need, by folder: images where they are kept; archive, weights, spare room."""
     repository = int(fact(facts, "model_repository.bytes") or 0)
-    weights = int(fact(facts, "weights.bytes") or 0)
-    return {"/var/lib/docker": _IMAGES, "/var/lib/migrate": 2 * repository + weights + _GIB}
+    room = {runtimes.storage(settings): _IMAGES, _OURS: 2 * repository + _GIB}
+    folder = _OURS if settings.vllm.weights_path.startswith(f"{_OURS}/") else dirname(settings.vllm.weights_path)
+    return room | {folder: room.get(folder, 0) + weights.needed(facts)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -29,10 +30,14 @@ _KEPT_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "PATH", "SSH_AUTH_SOCK", "TERM", 
 
 @dataclass(slots=True)
 class PlaybookResult:
-    """What one playbook did. `changed` counts tasks, `failures` are one line each, `facts` is discover's result."""
+    """What one playbook did. `changed` counts tasks, `failures` are one line each, `facts` is discover's result.
+
+    `changes` has an entry for each changed task: its role, its name, and the packages that it names.
+    """
 
     status: str = ""
     changed: int = 0
+    changes: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
@@ -59,11 +64,18 @@ class AnsiblePlaybooks:
     inventory: Inventory
     artifacts: Path | None = None
 
-    def run(self, name: str, variables: Mapping[str, Any], say: Callable[[str], None]) -> PlaybookResult:
-        """Run `playbooks/<name>.yml` in a fresh 0700 directory. Raises HostUnreachable or MigrateError."""
+    def run(
+        self, name: str, variables: Mapping[str, Any], say: Callable[[str], None], *, check: bool = False
+    ) -> PlaybookResult:
+        """Run `playbooks/<name>.yml` in a fresh 0700 directory, with `check` only as a look at what it would change.
+
+        Raises HostUnreachable or MigrateError.
+        """
         result = PlaybookResult()
         with tempfile.TemporaryDirectory(prefix="migrate-") as private:
-            runner = self._start(name, variables, Path(private), _collector(result, say))
+            extra = _written(variables, Path(private))
+            options = ["-e", f"@{extra}", *(["--check"] if check else [])]
+            runner = self._start(name, options, Path(private), _collector(result, say))
             result.status = str(runner.status)
             self._keep(name, Path(private))
         if result.unreachable:
@@ -72,18 +84,14 @@ class AnsiblePlaybooks:
             raise MigrateError(f"playbook {name} ended as {result.status!r} without a failed task: {_tail(runner)}")
         return result
 
-    def _start(self, name: str, variables: Mapping[str, Any], private: Path, collect: Callable[..., bool]) -> Any:
-        extra = private / "variables.json"
-        extra.touch(mode=0o600)
-        extra.write_text(json.dumps(_literal(dict(variables))), encoding="utf-8")
-        arguments = f"-e @{extra}"
+    def _start(self, name: str, options: list[str], private: Path, collect: Callable[..., bool]) -> Any:
         if self.inventory.vault_password_file:
-            arguments += f" --vault-password-file {self.inventory.vault_password_file}"
+            options += ["--vault-password-file", str(self.inventory.vault_password_file)]
         return ansible_runner.run(
             private_data_dir=str(private),
             playbook=str(bundled.root() / "playbooks" / f"{name}.yml"),
             inventory=str(self.inventory.path),
-            cmdline=arguments,
+            cmdline=shlex.join(options),
             envvars=_environment(),
             suppress_env_files=True,
             quiet=True,
@@ -98,6 +106,14 @@ class AnsiblePlaybooks:
         number = len(list(self.artifacts.iterdir())) + 1
         for output in private.glob("artifacts/*/stdout"):
             shutil.copy(output, self.artifacts / f"{number:02d}-{name}.txt")
+
+
+def _written(variables: Mapping[str, Any], private: Path) -> Path:
+    """The extra-vars in a file that nobody else reads."""
+    extra = private / "variables.json"
+    extra.touch(mode=0o600)
+    extra.write_text(json.dumps(_literal(dict(variables))), encoding="utf-8")
+    return extra
 
 
 def _literal(value: Any) -> Any:
@@ -132,6 +148,8 @@ def _collector(result: PlaybookResult, say: Callable[[str], None]) -> Callable[[
         name = str(data.get("name", ""))
         if kind == "playbook_on_task_start" and "Validating arguments against arg spec" not in name:
             say(name)
+        elif kind == "runner_retry" and (progress := (data.get("res") or {}).get("progress")):
+            say(f"{data.get('task')}: {progress}")
         elif kind.startswith(("runner_on_", "runner_item_on_")):
             _read_task(kind, data, result)
         return True
@@ -150,9 +168,16 @@ def _read_task(kind: str, data: Mapping[str, Any], result: PlaybookResult) -> No
         result.verdicts.append(_verdict(answer))
     if kind == "runner_on_ok":
         result.changed += bool(answer.get("changed"))
+        result.changes += [_change(data, answer)] if answer.get("changed") else []
         result.facts.update(answer.get("host_facts") or {})
         if isinstance(answer.get("migrate"), dict):
             result.results.update(answer["migrate"])
+
+
+def _change(data: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    packages = answer.get("changes")
+    name = str(data.get("task", "")).rpartition(" : ")[2]
+    return {"role": str(data.get("role", "")), "task": name, "packages": packages if isinstance(packages, list) else []}
 
 
 def _verdict(answer: Mapping[str, Any]) -> Verdict:

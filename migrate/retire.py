@@ -14,7 +14,7 @@ from migrate.journal import Kind
 from migrate.status import all_on_vllm
 
 NAME = "retire"
-CHECKS = ("triton_gone", "vllm_serves", "port_serves")
+CHECKS = ("triton_gone", "vllm_api", "port_serves")
 
 
 def retire(run: Run) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ BY_HAND = "on the host: sudo /var/lib/migrate/back; sudo nft delete table inet m
 
 
 def rollback(run: Run, to: str) -> None:
-    """Go back: traffic first and fast; with `to="before-deploy"` vLLM, the gateway and the switch go too."""
+    """Go back: traffic first and fast; with `to="before-PHASE"` that phase is undone too, and all after it."""
     with changing(run, "rollback"):
         _rollback(run, to)
 
@@ -30,8 +30,8 @@ def _rollback(run: Run, to: str) -> None:
         if not rebuilt.ok:
             raise NotProven(f"Triton was not rebuilt: {rebuilt.failures[-1]}", advice=BY_HAND)
     back(run, "rollback by the operator")
-    if to == "before-deploy":
-        _undo(run, down_to="deploy")
+    if to != "traffic":
+        _undo(run, down_to=to.removeprefix("before-"))
     run.journal.append(Kind.FINISH, "", result="rolled back")
 
 
@@ -70,7 +70,9 @@ def _undo(run: Run, down_to: str) -> None:
         undone.add(phase.undo)
         run.say(f"{phase.name}: undoing")
         run.journal.append(Kind.ROLLBACK, phase.name, step="intent")
-        result = run.playbooks.run(phase.undo, run.fenced(), run.say)
+        with run.outlasting_gap(phase.name):
+            result = run.playbooks.run(phase.undo, run.fenced(), run.say)
+        run.note_gap(phase.name, result.results)
         if not result.ok:
             raise NotProven(
                 f"{phase.undo}: {result.failures[-1]}", advice=f"migrate rollback --host {run.plan.host} again"

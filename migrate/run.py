@@ -60,7 +60,8 @@ def _phase(run: Run, phase: Phase) -> None:
     run.say(f"{phase.name}: {phase.does}")
     run.journal.append(Kind.INTENT, phase.name)
     began = time.monotonic()
-    verdicts = _work(run, phase)
+    with run.outlasting_gap(phase.name):
+        verdicts, changed = _work(run, phase)
     outcome = decide(verdicts, wanted=phase.checks)
     accepted = run.settings.migrate.accept_inconclusive.get(phase.name) if outcome is Outcome.INCONCLUSIVE else None
     run.journal.append(
@@ -69,6 +70,7 @@ def _phase(run: Run, phase: Phase) -> None:
         verdict=str(outcome),
         verdicts=as_json(verdicts),
         duration_s=round(time.monotonic() - began, 3),
+        changed=changed,
         accepted=accepted,
     )
     run.say(f"{phase.name}: {outcome}" + (f" (accepted: {accepted})" if accepted else ""))
@@ -76,14 +78,19 @@ def _phase(run: Run, phase: Phase) -> None:
         _fail(run, phase, outcome, verdicts)
 
 
-def _work(run: Run, phase: Phase) -> list[Verdict]:
-    """The playbook, then the controller's own part where the playbook's checks leave room for it."""
-    extra = variables.for_phase(phase.name, run.settings, phase.checks)
+def _work(run: Run, phase: Phase) -> tuple[list[Verdict], int]:
+    """The playbook, then the controller's own part where the checks leave room for it; and how many tasks changed."""
+    extra = variables.for_phase(phase.name, run.plan, run.settings, phase.checks)
     verdicts: list[Verdict] = []
+    changed = 0
     try:
         result = run.playbooks.run(phase.name, run.fenced(**extra), run.say)
+        changed = result.changed
         verdicts = (
-            _startup(run, result) + result.verdicts + [_broken(run, phase, failure) for failure in result.failures[-1:]]
+            _startup(run, result)
+            + _gap_kept(run, phase, result)
+            + result.verdicts
+            + [_broken(run, phase, failure) for failure in result.failures[-1:]]
         )
         if phase.action and all(v.verdict in {Outcome.PASS, Outcome.INCONCLUSIVE} for v in verdicts):
             verdicts += actions.ACTIONS[phase.action](run)
@@ -92,7 +99,21 @@ def _work(run: Run, phase: Phase) -> list[Verdict]:
     except Exception as error:
         advice = error.advice if isinstance(error, MigrateError) else ""
         verdicts.append(Verdict(phase.name, Outcome.ERROR, "an answer", "an error", str(error), advice))
-    return verdicts
+    return verdicts, changed
+
+
+def _gap_kept(run: Run, phase: Phase, result: PlaybookResult) -> list[Verdict]:
+    """Whether the host was silent no longer than announced; nothing where it did not reboot."""
+    measured = run.note_gap(phase.name, result.results)
+    if measured is None:
+        return []
+    announced = run.plan.gap_s(phase.name)
+    told = f"{measured:.0f} s", f"at most {announced:.0f} s"
+    if measured <= announced:
+        return [Verdict("announced_gap", Outcome.PASS, told[1], told[0])]
+    detail = f"nobody answered for {told[0]}, announced were {announced:.0f} s"
+    advice = "set provision_gap_s to what this host needs, for the way back; then migrate continue"
+    return [Verdict("announced_gap", Outcome.FAIL, told[1], told[0], detail, advice)]
 
 
 def _startup(run: Run, result: PlaybookResult) -> list[Verdict]:
@@ -113,9 +134,7 @@ def _broken(run: Run, phase: Phase, failure: str) -> Verdict:
         f"mend the host, then migrate continue --host {host}; a setting: migrate rollback --host {host}, change it, "
         f"migrate plan --host {host}; the whole output is in {run.directory / 'ansible'}"
     )
-    return Verdict(
-        f"playbook {phase.name}", Outcome.FAIL, "every task runs to its end", "a task failed", failure, advice
-    )
+    return Verdict(f"playbook {phase.name}", Outcome.FAIL, "every task runs to its end", failure, "", advice)
 
 
 def _fail(run: Run, phase: Phase, outcome: Outcome, verdicts: Sequence[Verdict]) -> None:
@@ -151,7 +170,7 @@ def _make_sure_that_triton_serves(run: Run, reason: str) -> None:
 
 def _problem(phase: Phase, worst: Verdict | None, verdicts: Sequence[Verdict]) -> str:
     if worst:
-        return f"{worst.check}: {worst.detail or worst.measured}"
+        return worst.problem()
     silent = set(phase.checks) - {verdict.check for verdict in verdicts}
     return f"no verdict from {', '.join(sorted(silent)) or 'its gate'}"
 

@@ -24,9 +24,20 @@ from migrate.lock import Hostctl
 from migrate.plan import Plan
 from migrate.playbook import AnsiblePlaybooks
 from migrate.settings import Settings
-from migrate.survey import Say, Target, discover, target
+from migrate.survey import Say, Target, discover, preview, target
 
-__all__ = ["Migration", "Target", "before", "discover", "latest", "make_plan", "open_run", "surveyed", "target"]
+__all__ = [
+    "Migration",
+    "Target",
+    "before",
+    "discover",
+    "latest",
+    "make_plan",
+    "open_run",
+    "preview",
+    "surveyed",
+    "target",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from json import loads
 from typing import Any
 
-from migrate import fit
+from migrate import fit, runtimes
 from migrate.errors import Refused, SettingsError
 from migrate.fit import cards, view
 from migrate.fit.headers import from_facts
@@ -21,8 +21,6 @@ Flags = Mapping[str, Any]
 _SHARE = "gpu-memory-utilization"
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
 _SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 1 << 20}
-# The container of an earlier deploy, as compose names it.
-_OURS = "vllm-vllm-1"
 _BATCH = fit.Batch()
 
 
@@ -113,12 +111,12 @@ def _model(facts: Facts, flags: Flags) -> fit.Model:
     weights = facts.get("weights") or {}
     text = (weights.get("texts") or {}).get("config.json")
     if text is None:
-        raise Refused(f"vllm_weights_source: {weights.get('path')} holds no config.json")
+        raise Refused(f"the weights: {weights.get('path')} holds no config.json")
     try:
         model = fit.of(loads(text), from_facts(weights.get("safetensors") or {}))
         return fit.quantised(model, str(flags.get("quantization", "")))
     except ValueError as error:
-        raise Refused(f"vllm_weights_source: {weights.get('path')}/config.json is no JSON: {error}") from None
+        raise Refused(f"the weights: {weights.get('path')}/config.json is no JSON: {error}") from None
 
 
 def _setting(flags: Flags, utilization: float) -> fit.Setting:
@@ -186,9 +184,10 @@ def _utilization(flags: Flags, free: float) -> float:
 
 def _refuse_our_own(gpus: Sequence[Mapping[str, Any]]) -> None:
     """Raise Refused where a vLLM of an earlier run still holds a card: its memory is not another's."""
-    if any(process.get("container") == _OURS for gpu in gpus for process in gpu.get("processes") or []):
+    found = [str(process.get("container")) for gpu in gpus for process in gpu.get("processes") or []]
+    if ours := [name for name in found if runtimes.is_ours(name)]:
         raise Refused(
-            f"the container {_OURS} of an earlier run still holds a card",
+            f"the container {ours[0]} of an earlier run still holds a card",
             advice="migrate rollback --host HOST --to before-deploy, then plan again",
         )
 

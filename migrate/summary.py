@@ -13,6 +13,7 @@ from migrate.plan import Plan, Step
 # The order in which kinds of things are shown, with their headings.
 KINDS: Mapping[str, str] = {
     "package": "packages",
+    "setting": "settings of the host",
     "image": "images",
     "container": "containers",
     "file": "files",
@@ -30,11 +31,14 @@ def of(plan: Plan) -> dict[str, Any]:
         "no_return": "`migrate retire` is a command of its own, and shows what goes",
         "changes": changes(plan),
         "fates": {model["model"]: fate(model, plan) for model in plan.translation},
-        "way_back": way_back(plan.host),
+        "way_back": way_back(plan),
     }
 
 
 def _gap(plan: Plan) -> dict[str, str]:
+    if plan.gaps:
+        told = "; ".join(f"{gap.phase}: {gap.why}" for gap in plan.gaps)
+        return {"gap": f"at most {sum(gap.seconds for gap in plan.gaps):.0f} s", "gap_detail": told}
     if not plan.gap_there_s:
         return {"gap": "none", "gap_detail": "new connections move, open ones end by themselves"}
     there, back = f"about {plan.gap_there_s:.0f} s there", f"{plan.gap_back_s:.0f} s back"
@@ -50,11 +54,15 @@ def changes(plan: Plan) -> list[tuple[str, list[tuple[str, dict[str, str]]]]]:
     return [(heading, steps) for heading, steps in grouped.items() if steps]
 
 
-def way_back(host: str) -> list[tuple[str, str]]:
+def way_back(plan: Plan) -> list[tuple[str, str]]:
     """The recipe, from the fastest to the most thorough."""
+    command = f"migrate rollback --host {plan.host}"
+    reboots = " (reboots)" if plan.gap_s("provision") else ""
+    whole = [(f"image, packages and driver too{reboots}", f"{command} --to before-provision")]
     return [
-        ("traffic to Triton, seconds", f"migrate rollback --host {host}"),
-        ("vLLM, gateway and switch go too", f"migrate rollback --host {host} --to before-deploy"),
+        ("traffic to Triton, seconds", command),
+        ("vLLM, gateway and switch go too", f"{command} --to before-deploy"),
+        *(whole if plan.settings.get("provision_manage") else []),
         ("without this tool, on the host", "sudo /var/lib/migrate/back"),
     ]
 

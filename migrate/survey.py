@@ -91,8 +91,9 @@ def surveyed(
     given, facts = _survey(name, inventory, meanwhile)
     settings = _settings(given, name, inventory)
     connection = Connection(name, lambda: inventory.variables(name))
+    found = Target(name, inventory, settings, connection, state, say)
     try:
-        yield Target(name, inventory, settings, connection, state, say), facts
+        yield found, _previewed(found, facts)
     finally:
         connection.close()
 
@@ -102,7 +103,25 @@ def discover(target: Target) -> dict[str, Any]:
     result = target.playbooks().run(
         "discover", target.with_target(variables.for_discovery(target.settings)), lambda task: None
     )
-    return _facts(target.name, result)
+    return _previewed(target, _facts(target.name, result))
+
+
+def preview(target: Target, given: Mapping[str, Any], *, undo: bool = False) -> dict[str, Any]:
+    """What `provision`, or its undo, would change with the settings given, by its own roles in check mode.
+
+    `changes` are those of PlaybookResult, `refused` is the reason where the roles refuse, else "".
+    """
+    target.say("provision: looking at what would change (nothing is changed)")
+    extra = target.with_target({**given, "provision_state": "absent" if undo else "present"})
+    result = target.playbooks().run("preview", extra, lambda task: None, check=True)
+    return {"changes": result.changes, "refused": (result.failures or [""])[-1]}
+
+
+def _previewed(target: Target, facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts with what `provision` would change, told by its own roles in check mode, where it manages anything."""
+    if not target.settings.provision.manage:
+        return facts
+    return facts | {"provision": preview(target, variables.for_discovery(target.settings))}
 
 
 def _survey(name: str, inventory: Inventory, meanwhile: Callable[[], None]) -> tuple[Mapping[str, Any], dict[str, Any]]:

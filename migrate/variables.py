@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from migrate import __version__, bundled
+from migrate import __version__, bundled, image, image_source, runtimes
+from migrate.knowledge import failures
 from migrate.parity.prompts import PROMPTS
 from migrate.plan import Plan
 from migrate.settings import Settings
@@ -32,14 +33,31 @@ def for_run(plan: Plan, settings: Settings, run: str, raw: Path, switch_config: 
         "migrate_run": run,
         "migrate_raw_dir": str(raw),
         "migrate_checks_dir": str(bundled.root() / "checks"),
-        "vllm_image_digest": image_by_digest(settings.vllm.image, plan.vllm_image_digest),
+        "vllm_image_digest": image.reference(settings, plan.vllm_image_digest),
+        "vllm_image_build": image_source.build(settings) if settings.image.strategy == "source" else {},
+        "vllm_image_kept": image.kept(settings, plan.vllm_image_digest, plan.created),
         "gateway_image": gateway_image(),
         "gateway_source_dir": str(bundled.package()),
         "gateway_config": gateway_config(settings),
+        "runtime_config": runtimes.of(settings).as_json(),
+        "migrate_failures": failures.load().for_host(settings.flat() | {"host": plan.host}),
+        "stage_weights": dict(plan.weights or {}),
         "hostctl_config": hostctl_config(settings),
         "goldens_requests": golden_requests(settings),
         "switch_config": switch_config,
         "check_config": {"disk_space": {"disk_space_needed": _disk_needed(plan)}},
+    }
+
+
+def for_doctor(host: str, settings: Settings, plan: Plan | None) -> dict[str, Any]:
+    """What `doctor` needs, with a plan or before there is one."""
+    return settings.flat() | {
+        "migrate_checks_dir": str(bundled.root() / "checks"),
+        "vllm_image_digest": image.reference(settings, plan.vllm_image_digest) if plan else "",
+        "gateway_image": gateway_image(),
+        "runtime_config": runtimes.of(settings).as_json(),
+        "migrate_failures": failures.load().for_host(settings.flat() | {"host": host}),
+        "check_config": {"disk_space": {"disk_space_needed": _disk_needed(plan)}} if plan else {},
     }
 
 
@@ -48,21 +66,13 @@ def _disk_needed(plan: Plan) -> dict[str, int]:
     return {p.key.removeprefix("disks."): p.value for p in plan.read_set if p.key.startswith("disks./")}
 
 
-def image_by_digest(reference: str, digest: str) -> str:
-    """`registry/name@sha256:…` for a reference with or without a tag."""
-    name = reference.split("@", 1)[0]
-    head, _, last = name.rpartition("/")
-    bare = last.split(":", 1)[0]
-    return f"{head}/{bare}@{digest}" if head else f"{bare}@{digest}"
-
-
 def gateway_config(settings: Settings) -> dict[str, Any]:
     """The gateway's YAML file."""
     served = settings.vllm.served_model_name
     tokens = settings.gateway.default_max_tokens
     return {
-        "listen": {"host": "0.0.0.0", "port": 8100},  # noqa: S104 - inside its container; published on the loopback
-        "upstream": {"url": "http://vllm:8000", "timeout_s": 120},
+        "listen": runtimes.listen(settings),
+        "upstream": {"url": runtimes.upstream(settings), "timeout_s": 120},
         "models": {
             name: {"style": model.style, "upstream_model": served, "version": "1", "default_max_tokens": tokens}
             for name, model in settings.triton.models.items()
@@ -88,7 +98,11 @@ def hostctl_config(settings: Settings) -> dict[str, Any]:
             "start_timeout_s": _START_TIMEOUT_S,
         },
         "gateway": {"url": f"http://127.0.0.1:{settings.gateway.port}"},
-        "vllm": {"url": f"http://127.0.0.1:{settings.vllm.port}", "model": settings.vllm.served_model_name},
+        "vllm": {
+            "url": f"http://127.0.0.1:{settings.vllm.port}",
+            "model": settings.vllm.served_model_name,
+            "key_file": runtimes.of(settings).key_file,
+        },
         "probe": probe(settings),
         "switch": {
             "steps": list(switch.steps),
@@ -154,9 +168,14 @@ _COUNTED = {"python": {"return_log_probs": True}, "vllm": {"return_num_output_to
 JOBS = {"parity": parity_job, "performance": performance_job}
 
 
-def for_phase(phase: str, settings: Settings, checks: tuple[str, ...]) -> Mapping[str, Any]:
-    """What one phase's playbook gets on top: its checks, and the collector's job where it has one."""
+def for_phase(phase: str, plan: Plan, settings: Settings, checks: tuple[str, ...]) -> Mapping[str, Any]:
+    """What one phase's playbook gets on top: its checks, and the collector's job where it has one.
+
+    A reboot that the plan did not announce is not allowed, whatever the settings say.
+    """
     extra: dict[str, Any] = {"check_names": list(checks)}
+    if not plan.gap_s(phase):
+        extra["provision_allow_reboot"] = False
     if phase in JOBS:
         extra |= {"collect_kind": phase, "collect_job": JOBS[phase](settings)}
     return extra

@@ -49,8 +49,10 @@ MODULES = {
     "status": "inspecting",
     "report": "inspecting",
     "lock": "inspecting",
+    "doctor": "doctor",
     "fit": "fit",
     "witness": "measuring",
+    "offline-generate": "offline",
     "lab": "lab",
 }
 

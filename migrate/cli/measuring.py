@@ -7,6 +7,7 @@ import json
 import signal
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +18,9 @@ from migrate import report, session
 from migrate.cli.app import STATE, HostOption, InventoryOption, JsonOption, StateOption, VaultOption, app
 from migrate.cli.output import Output
 from migrate.errors import GateFailed, MigrateError
-from migrate.journal import replace
+from migrate.journal import gaps, read_cache, replace
 from migrate.session import Target
-from migrate.witness import WitnessConfig, WitnessRun, reconcile, summarise, watch
+from migrate.witness import Gap, WitnessConfig, WitnessRun, reconcile, summarise, watch
 
 _GROUP = "Measure"
 _FOREVER_S = 6 * 3600.0
@@ -57,7 +58,7 @@ def witness(
         began = session.now().timestamp()
         output.say(f"witness {run}: {clients} clients against {config.base_url}")
         seen = asyncio.run(_watch(config))
-        summary = {"id": run, **summarise(seen.records()), **_reconciled(target, seen, run)}
+        summary = {"id": run, **summarise(seen.records(), _gaps(state_dir, host)), **_reconciled(target, seen, run)}
     _keep(state_dir, host, began, summary)
     output.result("witness", summary, _text(summary))
     if summary["failed"] or summary["reconciled"] is False:
@@ -82,12 +83,24 @@ def _reconciled(target: Target, seen: WitnessRun, run: str) -> dict[str, Any]:
     return reconcile(seen.records(), ids)
 
 
+def _gaps(state: Path, host: str) -> list[Gap]:
+    """The announced gaps of every run of this host, as its journals on this machine have them."""
+    journals = state.glob(f"*-{host}-*/journal.jsonl")
+    notes = [note for journal in journals for note in gaps(read_cache(journal))]
+    return [(datetime.fromisoformat(note["began"]), datetime.fromisoformat(note["ended"])) for note in notes]
+
+
 def _keep(state: Path, host: str, began: float, summary: Mapping[str, Any]) -> None:
     """Put the summary into the report of every run that was at work meanwhile."""
     for journal in state.glob(f"*-{host}-*/journal.jsonl"):
         if journal.stat().st_mtime >= began:
             replace(journal.with_name("witness.json"), json.dumps(summary, indent=2, sort_keys=True) + "\n")
             report.write(journal.parent)
+
+
+def _announced(summary: Mapping[str, Any]) -> str:
+    count = summary["failed_in_announced_gap"]
+    return f"{count} in an announced gap, " if count else ""
 
 
 def _text(summary: Mapping[str, Any]) -> str:
@@ -98,7 +111,7 @@ def _text(summary: Mapping[str, Any]) -> str:
     }
     line = (
         f"witness: {summary['sent']} sent, {summary['answered']} answered, {summary['failed']} failed, "
-        f"longest gap {summary['longest_gap_ms']:.0f} ms; {whole[summary['reconciled']]}"
+        f"{_announced(summary)}longest gap {summary['longest_gap_ms']:.0f} ms; {whole[summary['reconciled']]}"
     )
     by = summary.get("by_upstream") or {}
     shares = ", ".join(f"{name} {count}" for name, count in sorted(by.items()))

@@ -35,8 +35,10 @@ from migrate.facts import fact
 from migrate.phases import NAMES, PHASES
 from migrate.plan import Plan
 from migrate.session import Migration, Target
+from migrate.steps import reboots
 
 _GROUP = "Migrate"
+_BACK_TO = ("traffic", "before-deploy", "before-provision")
 AcceptOption = Annotated[
     list[str] | None,
     typer.Option("--accept-drift", metavar="KEY", help="Take this fact as it is now; journaled. Repeatable."),
@@ -114,7 +116,8 @@ def continue_(
 def rollback(
     host: HostOption,
     inventory: InventoryOption = None,
-    to: Annotated[str, typer.Option(help="traffic (fast), or before-deploy (vLLM and the switch go too).")] = "traffic",
+    to: Annotated[str, typer.Option(help=f"How far: {', '.join(_BACK_TO)}; each undoes more.")] = "traffic",
+    yes: YesOption = False,
     state_dir: StateOption = STATE,
     vault: VaultOption = None,
     as_json: JsonOption = False,
@@ -123,8 +126,8 @@ def rollback(
 
     Example: migrate rollback --host gpu01
     """
-    if to not in {"traffic", "before-deploy"}:
-        raise UsageError(f"--to {to}: it is traffic or before-deploy")
+    if to not in _BACK_TO:
+        raise UsageError(f"--to {to}: it is {' or '.join(_BACK_TO)}")
     output = Output(as_json=as_json)
     with session.target(host, inventories.find(inventory, vault), state_dir, output.say) as target:
         migration = _latest(target)
@@ -133,6 +136,8 @@ def rollback(
                 "rollback", {"result": "nothing to do"}, f"nothing was migrated on {host}: nothing to roll back"
             )
             return
+        if to == _BACK_TO[-1] and not yes:
+            _ask(_undone(target, migration.plan), host)
         with opened(target, migration.plan, migration.run, "rollback") as run:
             rolling_back.rollback(run, to)
         say_report(target, migration.run, output, "rollback")
@@ -162,6 +167,24 @@ def retire(
             removed = retiring.retire(run)
         output.result("retire", removed, _retired_text(removed))
         say_report(target, migration.run, output, "retire")
+
+
+def _undone(target: Target, plan: Plan) -> str:
+    """What the whole way back changes, and costs: a driver is taken back by another reboot. Raises Refused."""
+    found = {"provision": session.preview(target, plan.settings, undo=True)}
+    if refused := found["provision"]["refused"]:
+        raise Refused(
+            f"provision cannot be undone: {refused}", advice="mend that; migrate rollback goes to Triton alone"
+        )
+    for line in fact(found, "provision.changes"):
+        target.say(f"undo: {line}")
+    gap_s = plan.settings["provision_gap_s"]
+    gap = (
+        f"the host reboots into the driver before, nobody answers for up to {gap_s} s"
+        if reboots(found)
+        else "no reboot"
+    )
+    return f"driver, CUDA, NCCL and Docker's settings go back to what they were ({gap}); vLLM and its image go"
 
 
 def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:

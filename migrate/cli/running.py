@@ -11,10 +11,11 @@ from types import FrameType
 from typing import Any
 
 from migrate import run as running
-from migrate import session, status
+from migrate import runtimes, session, status
 from migrate.cli.output import Output
 from migrate.context import Run, Stop
 from migrate.errors import MigrateError
+from migrate.phases import NAMES
 from migrate.plan import Plan
 from migrate.session import Target
 
@@ -31,6 +32,7 @@ class Going:
 
 def forward(target: Target, plan: Plan, going: Going, output: Output) -> None:
     """Run the phases that are left, and say where it ended. Raises what `migrate.run.forward` raises."""
+    runtimes.refuse_beyond_deploy(str(plan.settings.get("vllm_mode", "server")), going.through, NAMES)
     with opened(target, plan, going.run, going.verb) as going_on:
         running.accept_drift(going_on, going.accepted)
         running.forward(going_on, going.through)

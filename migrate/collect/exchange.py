@@ -39,14 +39,20 @@ def client_session(timeout_s: float) -> aiohttp.ClientSession:
     )
 
 
-async def post(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, stream: bool = False) -> Exchange:
-    """POST `body` and read the answer to its end. Never raises for what a server or network does: that is `error`."""
+async def post(
+    session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], *, stream: bool = False, key: str = ""
+) -> Exchange:
+    """POST `body` and read the answer to its end; `key` is sent as a bearer token.
+
+    Never raises for what a server or network does: that is `error`.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else None
     sent_s = time.monotonic()
     first_s: float | None = None
     payloads: list[Mapping[str, Any]] = []
     error = None
     try:
-        async with session.post(url, json=body) as response:
+        async with session.post(url, json=body, headers=headers) as response:
             await _refuse_error_status(response)
             async for payload in _events(response) if stream else _single(response):
                 if first_s is None and _carries_text(payload):

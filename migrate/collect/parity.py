@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,10 @@ from migrate.collect.records import Output, progress, required
 ARMS = ("triton_1", "triton_2", "vllm_1", "vllm_2")
 GATEWAY_ARM = "gateway_1"
 _TOP_LOGPROBS = 5
+
+
+# The variable that vLLM itself takes its key from.
+_KEY = "VLLM_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,8 @@ class ParityJob:
 
     async def _ask(self, session: aiohttp.ClientSession, arm: str, prompt: str) -> dict[str, Any]:
         url, body = self._request(arm, prompt)
-        exchange = await post(session, url, body)
+        key = os.environ.get(_KEY, "") if arm.startswith("vllm") else ""
+        exchange = await post(session, url, body, key=key)
         answer, error = _read(arm, exchange)
         return {"arm": arm, **asdict(answer), "latency_s": exchange.last_s - exchange.sent_s, "error": error}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,10 @@ _USAGE = 64
 
 
 def main(arguments: list[str]) -> int:
-    """Serve with the configuration file given as the only argument; 64 when it cannot be used."""
+    """Serve with the configuration file given as the only argument; 64 when it cannot be used.
+
+    vLLM's key comes from the environment, as for vLLM itself: VLLM_API_KEY.
+    """
     if len(arguments) != 1:
         print("usage: python -m migrate.gateway CONFIG.yaml", file=sys.stderr)
         return _USAGE
@@ -28,7 +32,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return _USAGE
     uvicorn.run(
-        build_app(config),
+        build_app(config, os.environ.get("VLLM_API_KEY", "")),
         host=config.listen.host,
         port=config.listen.port,
         access_log=False,

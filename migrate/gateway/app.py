@@ -33,9 +33,9 @@ from migrate.gateway.upstream import Upstream
 _CLIENT_CLOSED_REQUEST = 499
 
 
-def build_app(config: GatewayConfig) -> Starlette:
-    """The ASGI application. Its connections to vLLM live as long as its lifespan."""
-    upstream = Upstream(config.upstream)
+def build_app(config: GatewayConfig, key: str = "") -> Starlette:
+    """The ASGI application; `key` is vLLM's. Its connections to vLLM live as long as its lifespan."""
+    upstream = Upstream(config.upstream, key)
     gateway = _Gateway(config, upstream)
 
     @asynccontextmanager

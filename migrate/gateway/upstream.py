@@ -24,17 +24,21 @@ _LONGEST_LINE = 16 * 1024 * 1024
 
 
 class Upstream:
-    """vLLM behind one pool of connections. Use it as an async context manager; leaving it closes the connections."""
+    """vLLM behind one pool of connections. Use it as an async context manager; leaving it closes the connections.
 
-    def __init__(self, config: UpstreamConfig) -> None:
+    `key` is sent as a bearer token, as vLLM asks for where it was started with one.
+    """
+
+    def __init__(self, config: UpstreamConfig, key: str = "") -> None:
         self._url = config.url
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=config.timeout_s)
         self._session: aiohttp.ClientSession
         self._context: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, headers=self._headers)
         return self
 
     async def __aexit__(

@@ -97,16 +97,31 @@ def check_metrics(version: str | None, names: Iterable[str]) -> list[Finding]:
     return found
 
 
-def check_capability(version: str | None, capability: str) -> list[Finding]:
+def check_capability(version: str | None, capability: str, variant: str = "") -> list[Finding]:
     """Whether a release's image has code for a GPU's compute capability (`12.0`); empty where the table cannot tell."""
-    known = image(version) if version else None
+    known = image(version, variant) if version else None
     major = _branch(capability)
-    if known is None or known.sm_120 or major is None or major < _SM_120:
+    if known is None or major is None:
+        return []
+    if older := _too_old(known, capability):
+        return [older]
+    if known.sm_120 or major < _SM_120:
         return []
     problem = (
         f"the image of vLLM {version} has no code for compute capability {capability}: no kernel image is available"
     )
     return [Finding("vllm_image", "image", problem, "vllm_image of 0.9.2 or later", "vllm#19794", Severity.ERROR)]
+
+
+def _too_old(known: Image, capability: str) -> Finding | None:
+    """A finding where the image's CUDA compiles for no card as old as this one."""
+    table = load()
+    oldest = table.capabilities[int(known.cuda.partition(".")[0])]
+    if Version(capability) >= Version(oldest):
+        return None
+    problem = f"the image's CUDA {known.cuda} compiles for {oldest} and later, the card has {capability}"
+    other = f"image_strategy source with an image_base of CUDA 12 and image_arch_list {capability}"
+    return Finding("vllm_image", "image", problem, other, table.capabilities_source, Severity.ERROR)
 
 
 def _known(asked: _Asked) -> Iterator[Finding]:

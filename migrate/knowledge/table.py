@@ -84,6 +84,8 @@ class Table:
     rules: tuple[Rule, ...]
     drivers: Mapping[int, int]
     drivers_source: str
+    capabilities: Mapping[int, str]
+    capabilities_source: str
 
     def is_switch(self, flag: str) -> bool:
         """Whether a flag of the table is true or false, and so has a --no- form."""
@@ -106,6 +108,8 @@ def load(path: Path = FILE) -> Table:
         rules=tuple(_rule(entry) for entry in data["rules"]),
         drivers=data["drivers"]["minimum"],
         drivers_source=data["drivers"]["source"],
+        capabilities=data["capabilities"]["minimum"],
+        capabilities_source=data["capabilities"]["source"],
     )
 
 

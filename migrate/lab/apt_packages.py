@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from migrate.lab.elf import version_library
 from migrate.lab.errors import LabError
 
 STAND_IN = "A stand-in of the lab for the package of this name: no driver, no library, no compiler is in it."
@@ -106,6 +107,9 @@ def _file(lab: Path, path: str, what: Mapping[str, Any], words: Mapping[str, str
     mode = what.get("mode", 0o644)
     if "from" in what:
         return PackageFile(path, _source(lab, what["from"]).read_bytes(), mode)
+    if "version_function" in what:
+        number = int(what["number"].format(**words))
+        return PackageFile(path, version_library(Path(path).name, what["version_function"], number), mode)
     text = what["text"] if "text" in what else _source(lab, what["template"]).read_text(encoding="utf-8")
     return PackageFile(path, text.format(**words).encode(), mode)
 

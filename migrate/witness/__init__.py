@@ -5,7 +5,7 @@
 
 from migrate.witness.client import watch
 from migrate.witness.config import WitnessConfig
-from migrate.witness.figures import reconcile, summarise
+from migrate.witness.figures import Gap, reconcile, summarise
 from migrate.witness.records import Record, WitnessRun, read
 
-__all__ = ["Record", "WitnessConfig", "WitnessRun", "read", "reconcile", "summarise", "watch"]
+__all__ = ["Gap", "Record", "WitnessConfig", "WitnessRun", "read", "reconcile", "summarise", "watch"]

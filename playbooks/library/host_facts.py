@@ -20,11 +20,13 @@ from ansible.module_utils import migrate_gpu as gpu
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.migrate_clients import clients
 from ansible.module_utils.migrate_host import Run
-from ansible.module_utils.migrate_models import Trees, model_repository, weights
+from ansible.module_utils.migrate_models import Trees, model_repository
 from ansible.module_utils.migrate_nginx import nginx
 from ansible.module_utils.migrate_owner import owner
 from ansible.module_utils.migrate_parts import Parts
 from ansible.module_utils.migrate_triton import connection, triton
+from ansible.module_utils.migrate_weights import SPEC as WEIGHTS_SPEC
+from ansible.module_utils.migrate_weights import nearest, weights
 
 DOCUMENTATION = r"""
 module: host_facts
@@ -45,7 +47,17 @@ options:
   window_s: {type: int, default: 86400, description: How far back the access logs are read, in seconds.}
   watch_s: {type: int, default: 0, description: How long open connections are watched, in seconds.}
   vllm_image: {type: str, required: true, description: Reference of the vLLM image.}
-  vllm_weights_source: {type: path, required: true, description: Folder of the model's weights on the host.}
+  vllm_weights_source: {type: path, default: "", description: Folder of the model's weights on the host.}
+  vllm_weights_path: {type: path, default: "", description: Where the weights are to be; its disk is looked at.}
+  weights_repository: {type: str, default: "", description: Repository of the weights on the hub instead.}
+  weights_revision: {type: str, default: "", description: Branch, tag or commit there; the usual branch if empty.}
+  weights_hub: {type: str, default: huggingface, choices: [huggingface, modelscope], description: The hub.}
+  weights_endpoint: {type: str, default: "", description: Address of a mirror of the hub.}
+  weights_proxy: {type: str, default: "", description: HTTP proxy on the way there.}
+  weights_allow: {type: list, elements: str, default: [], description: Patterns of the files that are fetched.}
+  weights_offline_copy: {type: path, default: "", description: Folder or tar archive brought by hand.}
+  weights_token: {type: str, default: "", description: Token for the hub.}
+  gpu_root: {type: path, default: /, description: Where proc and sys of the driver are read; / but for stand-ins.}
 author: [migrate]
 """
 EXAMPLES = r"""
@@ -83,10 +95,11 @@ def read_host(params: dict[str, Any], run: Run, root: Path = Path("/")) -> dict[
         lambda: _stack(params, get, run, root, parts),
         lambda: _models(params, trees, parts),
         lambda: _one("docker", parts, lambda: containers.docker(get, run)),
+        lambda: _one("podman", parts, lambda: containers.podman(run)),
         lambda: _one("hostctl", parts, lambda: hostctl(run)),
         lambda: _one("nginx", parts, lambda: nginx(params["nginx_service"], params["nginx_config_file"], run)),
         lambda: _one("clients", parts, lambda: clients(run, params)),
-        lambda: _system(run, root, parts),
+        lambda: _system(params, run, root, parts),
     ]
     with ThreadPoolExecutor(_THREADS) as pool:
         running = [pool.submit(reader) for reader in readers]
@@ -107,7 +120,7 @@ def _stack(params: dict[str, Any], get: containers.Engine, run: Run, root: Path,
     told = cards[1] if cards else {"version": None, "reason": parts.reasons["gpus"]}
     return {
         "gpus": cards[0] if cards else None,
-        "driver": parts.read("driver", lambda: gpu.driver(told, root)),
+        "driver": parts.read("driver", lambda: gpu.driver(told, root / params["gpu_root"].lstrip("/"))),
         "containers": parts.read("containers", lambda: containers.containers(known)),
         "compose_projects": parts.read("compose_projects", lambda: containers.compose_projects(known)),
         "owner": parts.read("owner", lambda: owner(params, known, run, root)),
@@ -130,25 +143,26 @@ def _triton(port: int) -> dict[str, Any]:
 
 def _models(params: dict[str, Any], trees: Trees, parts: Parts) -> dict[str, Any]:
     """The weights first: they are often within the repository, and are then hashed once."""
-    source, repository = Path(params["vllm_weights_source"]), Path(params["triton_model_repository"])
-    found = parts.read("weights", lambda: weights(source, trees))
+    repository = Path(params["triton_model_repository"])
+    found = parts.read("weights", lambda: weights(params, trees))
     return {
-        "weights": {"path": str(source)} | found,
+        "weights": {"path": params["vllm_weights_source"]} | found,
         "model_repository": {"path": str(repository)}
         | parts.read("model_repository", lambda: model_repository(repository, trees)),
     }
 
 
-def _system(run: Run, root: Path, parts: Parts) -> dict[str, Any]:
+def _system(params: dict[str, Any], run: Run, root: Path, parts: Parts) -> dict[str, Any]:
     toolkits, nccl = parts.read("cuda", lambda: gpu.toolkits_and_nccl(run, root / "usr/local")) or (None, None)
     synchronized = parts.read("clock", clock_is_synchronized)
     return {
         "os": parts.read("os", lambda: operating_system(root / "etc/os-release")),
         "kernel": os.uname().release,
+        "machine": os.uname().machine,
         "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "memory_available_bytes": parts.read("memory", lambda: available_memory(root / "proc/meminfo")),
-        "disks": parts.read("disks", lambda: disks(["/", "/var/lib", "/var/lib/docker"])),
+        "disks": parts.read("disks", lambda: disks(["/", "/var/lib", "/var/lib/docker", *nearest(params)])),
         "clock": {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synchronized": synchronized},
         "cuda_toolkits": toolkits,
         "nccl": nccl,
@@ -247,7 +261,7 @@ def bounded(timeout_s: float) -> Run:
 def main() -> None:
     """Answer Ansible."""
     texts = ("triton_container", "nginx_service", "vllm_image")
-    paths = ("triton_model_repository", "nginx_config_file", "vllm_weights_source")
+    paths = ("triton_model_repository", "nginx_config_file")
     spec: dict[str, Any] = {name: {"type": "str", "required": True} for name in texts}
     spec |= {name: {"type": "path", "required": True} for name in paths}
     spec |= {
@@ -259,6 +273,8 @@ def main() -> None:
         "public_ports": {"type": "list", "elements": "int", "default": []},
         "window_s": {"type": "int", "default": 86400},
         "watch_s": {"type": "int", "default": 0},
+        **WEIGHTS_SPEC,
+        "gpu_root": {"type": "path", "default": "/"},
     }
     module = AnsibleModule(spec, supports_check_mode=True)
     module.exit_json(changed=False, host_facts=read_host(module.params, bounded(COMMAND_TIMEOUT_S)))

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Copies, restores or removes a folder of model files, each file judged by its sha256."""
+"""Restores or removes a folder of model files, each file judged by its sha256."""
 
 from __future__ import annotations
 
@@ -9,30 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.migrate_host import BYTECODE, manifest, manifest_text, parse_manifest, write_private
+from ansible.module_utils.migrate_host import BYTECODE, manifest, parse_manifest
 
 DOCUMENTATION = r"""
 module: model_files
-short_description: Puts a folder of model files in place, or takes exactly those files away
+short_description: Puts a folder of model files back, or takes exactly those files away
 description:
-  - C(state=present) fills O(path) from the folder O(source) or the archive O(archive) and proves every file by
-    sha256; the manifest is kept in O(manifest).
+  - C(state=present) fills O(path) from the archive O(archive) and proves every file by sha256.
   - C(state=absent) removes the files that O(manifest) lists with the content that it lists; everything else is
     kept and named.
 options:
   path: {type: path, required: true, description: The folder.}
   state: {type: str, default: present, choices: [present, absent], description: Fill or empty the folder.}
-  manifest: {type: path, required: true, description: File in the form of sha256sum; written when O(source) is given.}
-  source: {type: path, description: Folder to copy from.}
-  archive: {type: path, description: Archive (tar) to restore from; needs an existing O(manifest).}
+  manifest: {type: path, required: true, description: File in the form of sha256sum.}
+  archive: {type: path, description: Archive (tar) to restore from; needed for C(state=present).}
 author: [migrate]
 """
 EXAMPLES = r"""
-- name: Copy the weights
+- name: Put the models back
   model_files:
-    path: /var/lib/migrate/weights/phi2
-    manifest: /var/lib/migrate/weights/phi2.sha256
-    source: /srv/triton/models/phi2/1/weights
+    path: /srv/triton/models
+    manifest: /var/lib/migrate/snapshot/models.sha256
+    archive: /var/lib/migrate/snapshot/models.tar
 """
 RETURN = r"""
 removed: {type: list, elements: str, returned: absent, description: Paths that were removed.}
@@ -42,32 +40,6 @@ kept: {type: list, elements: str, returned: absent, description: Paths that the 
 
 class WrongFiles(Exception):
     """Files are missing or differ from their manifest; the text names them."""
-
-
-def copy(source: Path, path: Path, listed: Path) -> bool:
-    """Make `path` equal to `source`; False when every file was already the same. Raises WrongFiles."""
-    if not source.is_dir():
-        raise WrongFiles(f"{source} is missing on the host; set vllm_weights_source")
-    wanted = manifest(source)
-    if not wanted:
-        raise WrongFiles(f"{source} holds no files; set vllm_weights_source")
-    if path.is_dir() and manifest(path) == wanted:
-        return bool(write_private(listed, manifest_text(wanted)))
-    fresh = path.with_name(f".{path.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.copytree(source, fresh)
-    _take(fresh, path, wanted)
-    write_private(listed, manifest_text(wanted))
-    return True
-
-
-def _take(fresh: Path, path: Path, wanted: dict[str, str]) -> None:
-    """Move the new folder into place once all its files are proved."""
-    compare(manifest(fresh), wanted)
-    if path.is_dir():
-        shutil.rmtree(path)
-    fresh.rename(path)
 
 
 def compare(found: dict[str, str], wanted: dict[str, str]) -> None:
@@ -119,17 +91,14 @@ def main() -> None:
         "path": {"type": "path", "required": True},
         "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
         "manifest": {"type": "path", "required": True},
-        "source": {"type": "path"},
         "archive": {"type": "path"},
     }
-    module = AnsibleModule(spec, mutually_exclusive=[("source", "archive")])
+    module = AnsibleModule(spec, required_if=[("state", "present", ["archive"])])
     given = {key: Path(value) for key, value in module.params.items() if value and key != "state"}
     try:
         if module.params["state"] == "absent":
             removed, kept = remove(given["path"], given["manifest"])
             module.exit_json(changed=bool(removed), removed=removed, kept=kept)
-        if "source" in given:
-            module.exit_json(changed=copy(given["source"], given["path"], given["manifest"]))
         module.exit_json(changed=restore(given["archive"], given["path"], given["manifest"]))
     except (WrongFiles, OSError) as error:
         module.fail_json(msg=str(error))

@@ -4,28 +4,37 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import time
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migrate_failures import Failure, root_cause
 from ansible.module_utils.migrate_host import Run, inspect, runner
 
 DOCUMENTATION = r"""
 module: vllm_startup
-short_description: Waits for a vLLM container with a named limit
+short_description: Waits for vLLM with a named limit
 description:
-  - Ready means that C(/health) answers 200. The container's log gives the stages and, after a failure, its first
-    root cause.
+  - Ready means that C(/health) answers 200. The log of the container or unit gives the stages and, after a failure, its
+    first root cause.
 options:
-  container: {type: str, required: true, description: Name of the container.}
+  container: {type: str, description: Name of the Docker container; it or C(unit).}
+  unit: {type: str, description: "Name of the systemd unit, with its suffix; its log is the journal."}
   port: {type: int, required: true, description: Port on the loopback address.}
   timeout_s: {type: int, required: true, description: Longest wait in seconds (vllm_start_timeout_s).}
   explain:
     type: str
     default: ""
     description: Text of another failure; when given, nothing is waited for and the module fails with its root cause.
+  failures:
+    type: list
+    elements: dict
+    default: []
+    description: The table of failures (migrate/knowledge/failures.yaml); without it the first error is told.
 author: [migrate]
 """
 EXAMPLES = r"""
@@ -52,46 +61,81 @@ STAGE_ENDS = (
     ("serving", re.compile(r"Application startup complete")),
 )
 
-# First root causes; the wrappers around them ("Engine core initialization failed") say nothing.
-CAUSES = (
-    (
-        r"unrecognized arguments|error: argument |expected (?:one|at least one) argument",
-        "correct vllm_args in the inventory",
-    ),
-    (
-        r"bind source path does not exist|not the path to a directory|Can't load the configuration|HFValidationError|"
-        r"Repo id must|Invalid repository ID|No such file or directory: '/model|does not appear to have a file named",
-        "the model is not at vllm_weights_path; check vllm_weights_source, then run `migrate continue`",
-    ),
-    (
-        r"port is already allocated|address already in use|Address already in use",
-        "choose a free vllm_port and gateway_port",
-    ),
-    (
-        r"Free memory on device .* less than desired|CUDA out of memory|OutOfMemoryError",
-        "lower gpu-memory-utilization in vllm_args",
-    ),
-    (
-        r"No available memory for the cache blocks|KV cache is needed|No available KV cache",
-        "lower max-model-len in vllm_args, or raise the memory for the KV cache in vllm_environment or vllm_args",
-    ),
-    (r"Cannot allocate memory|MemoryError|not enough memory|out of memory|OOMKilled", "raise vllm_memory_limit"),
-    (r"no kernel image is available|is not compatible with the current PyTorch", "use a vLLM image built for this GPU"),
-    (
-        r"driver on your system is too old|Error 80[34]|unsatisfied condition: cuda",
-        "the driver is older than the image's CUDA",
-    ),
-    (
-        r"could not select device driver|failed to discover GPU vendor|Failed to infer device type",
-        "set vllm_gpus to none, or provision the GPU",
-    ),
-    (r"No such image|manifest unknown|pull access denied", "run the phase `stage` first; check vllm_image"),
-    (r"Gated repo|401 Client Error", "the model needs a token that this host does not have"),
-)
-_WRAPPERS = re.compile(r"Engine core initialization failed|EngineCore failed to start|EngineDeadError|Traceback")
-_HARMLESS = re.compile(r"\b(?:INFO|WARNING|DEBUG) \d\d-\d\d ")
-_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b:|\berror: |\bERROR\b")
 _POLL_S = 1.0
+_SHOW = "LoadState,ActiveState,SubState,NRestarts,Result,ExecMainStartTimestamp"
+
+
+@dataclass(frozen=True)
+class State:
+    """What runs. `since` (RFC 3339) is when this start began, `created` from when on its log counts."""
+
+    running: bool
+    restarting: bool
+    restarts: int
+    since: str
+    created: str
+    out_of_memory: bool
+
+
+class Container:
+    """A Docker container."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name, self.shown_by, self._run = f"container is named {name}", f"docker logs {name}", run
+        self._name = name
+
+    def state(self) -> State | None:
+        """None where there is none of this name."""
+        found = inspect(self._run, "container", self._name)
+        if found is None:
+            return None
+        is_now = found["State"]
+        running, restarting, oom = is_now["Running"], is_now["Restarting"], bool(is_now.get("OOMKilled"))
+        return State(running, restarting, found["RestartCount"], is_now["StartedAt"], found["Created"], oom)
+
+    def log(self, since: str) -> str:
+        """Lines that begin with their RFC 3339 time."""
+        _, out, err = self._run(["docker", "logs", "--timestamps", "--since", since, self._name])
+        return "\n".join(sorted([*out.splitlines(), *err.splitlines()], key=lambda line: line.partition(" ")[0]))
+
+
+class Unit:
+    """A systemd unit, of a process or of Podman's container; its log is the journal's."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name, self.shown_by, self._run = f"unit is named {name}", f"journalctl --unit {name}", run
+        self._name, self._first = name, ""
+
+    def state(self) -> State | None:
+        """None where systemd knows no unit of this name."""
+        rc, out, _ = self._run(["systemctl", "show", "--timestamp=unix", f"--property={_SHOW}", self._name])
+        found = dict(line.partition("=")[::2] for line in out.splitlines())
+        if rc != 0 or found.get("LoadState") != "loaded":
+            return None
+        began = found.get("ExecMainStartTimestamp", "").lstrip("@")
+        since = datetime.fromtimestamp(int(began) if began.isdigit() else time.time(), UTC).isoformat()
+        self._first = self._first or since
+        state, oom = found.get("ActiveState"), found.get("Result") == "oom-kill"
+        running, restarting = state in {"active", "activating"}, found.get("SubState") == "auto-restart"
+        return State(running, restarting, int(found.get("NRestarts") or 0), since, self._first, oom)
+
+    def log(self, since: str) -> str:
+        """Lines that begin with their RFC 3339 time."""
+        asked = ["journalctl", "--unit", self._name, "--output=json", "--no-pager", "--quiet"]
+        _, out, _ = self._run([*asked, "--output-fields=MESSAGE", f"--since=@{int(_time(since).timestamp())}"])
+        return "\n".join(line for entry in out.splitlines() for line in _entry(entry))
+
+
+def _entry(text: str) -> list[str]:
+    """The lines of one entry of the journal; a message that is no text is a list of its bytes."""
+    try:
+        entry = json.loads(text)
+        at = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, UTC).isoformat(timespec="microseconds")
+    except (ValueError, KeyError, TypeError):
+        return []
+    told = entry.get("MESSAGE") or ""
+    told = bytes(told).decode(errors="replace") if isinstance(told, list) else str(told)
+    return [f"{at.replace('+00:00', 'Z')} {line}" for line in told.splitlines()]
 
 
 def seconds_per_stage(log: str, started_at: str) -> dict[str, float]:
@@ -117,25 +161,6 @@ def stage_reached(seconds: dict[str, float]) -> str:
     return names[min(done + 1, len(names) - 1)]
 
 
-def root_cause(text: str) -> tuple[str, str]:
-    """The first line that tells why (without vLLM's prefixes), and what to change."""
-    plain = [_plain(line) for line in text.splitlines() if line.strip() and not _HARMLESS.search(line)]
-    lines = [line[:500] for line in plain if line.strip() and not line.startswith(" ")]
-    for line in lines:
-        for pattern, advice in CAUSES:
-            if re.search(pattern, line):
-                return line, advice
-    told = [line for line in lines if _ERROR.search(line) and not _WRAPPERS.search(line)]
-    return (told or lines or ["the log is empty"])[0], "read the container's log: docker logs"
-
-
-def _plain(line: str) -> str:
-    """The line without time, process and logger; the source lines of a traceback keep their indentation."""
-    line = re.sub(r"^\d{4}-\d\d-\d\dT\S+Z ", "", line)
-    line = re.sub(r"^\([^)]*pid=\d+\) ", "", line)
-    return re.sub(r"^(?:ERROR|WARNING|INFO) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?", "", line)
-
-
 def healthy(port: int) -> bool:
     """Whether /health answers 200 on the loopback address."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -148,43 +173,48 @@ def healthy(port: int) -> bool:
         connection.close()
 
 
-def wait(params: dict[str, Any], run: Run) -> dict[str, Any]:
+def wait(params: dict[str, Any], engine: Container | Unit) -> dict[str, Any]:
     """Poll until ready, gone or out of time; the result has `failed` where vLLM does not serve."""
     deadline = time.monotonic() + params["timeout_s"]
     restarts = None
     while True:
-        found = inspect(run, "container", params["container"])
+        found = engine.state()
         if found is None:
-            return _failure((f"no container is named {params['container']}", "run the phase `deploy` first"), {})
-        restarts = found["RestartCount"] if restarts is None else restarts
-        if found["State"]["Running"] and healthy(params["port"]):
-            seconds = _seconds(params["container"], found, run)
-            return {"stage": "serving", "seconds": seconds}
-        gone = not found["State"]["Running"] or found["State"]["Restarting"] or found["RestartCount"] > restarts
+            return _failure((f"no {engine.name}", "run the phase `deploy` first"), {})
+        restarts = found.restarts if restarts is None else restarts
+        if found.running and healthy(params["port"]):
+            return {"stage": "serving", "seconds": _seconds(engine, found)}
+        gone = not found.running or found.restarting or found.restarts > restarts
         if gone or time.monotonic() > deadline:
-            return _diagnosis(params, found, run, gone=gone)
+            return _diagnosis(params, engine, found, gone=gone)
         time.sleep(_POLL_S)
 
 
-def _log(container: str, since: str, run: Run) -> str:
-    _, out, err = run(["docker", "logs", "--timestamps", "--since", since, container])
-    return "\n".join(sorted([*out.splitlines(), *err.splitlines()], key=lambda line: line.partition(" ")[0]))
+def _seconds(engine: Container | Unit, found: State) -> dict[str, float]:
+    return seconds_per_stage(engine.log(found.since), found.since)
 
 
-def _seconds(container: str, found: dict[str, Any], run: Run) -> dict[str, float]:
-    since = found["State"]["StartedAt"]
-    return seconds_per_stage(_log(container, since, run), since)
-
-
-def _diagnosis(params: dict[str, Any], found: dict[str, Any], run: Run, *, gone: bool) -> dict[str, Any]:
+def _diagnosis(params: dict[str, Any], engine: Container | Unit, found: State, *, gone: bool) -> dict[str, Any]:
     """Why it does not serve: out of memory, out of time, or the first cause in the log since its creation."""
-    seconds = _seconds(params["container"], found, run)
+    seconds = _seconds(engine, found)
     if not gone:
         late = f"not serving after {params['timeout_s']} s, in stage {stage_reached(seconds)}"
-        return _failure((late, "raise vllm_start_timeout_s, or read the log with docker logs"), seconds)
-    if found["State"].get("OOMKilled"):
-        return _failure(root_cause("OOMKilled by the kernel"), seconds)
-    return _failure(root_cause(_log(params["container"], found["Created"], run)), seconds)
+        return _failure((late, f"raise vllm_start_timeout_s, or read the log with {engine.shown_by}"), seconds)
+    log = "OOMKilled by the kernel" if found.out_of_memory else engine.log(found.created)
+    return _failure(_cause(log, params["failures"], engine), seconds)
+
+
+def explained(text: str, failures: list[Failure], engine: Container | Unit) -> dict[str, Any]:
+    """The failure of another task; what systemd says of a unit is explained by the unit's own log."""
+    found = engine.state() if isinstance(engine, Unit) else None
+    log = engine.log(found.created) if found else ""
+    return _failure(_cause(f"{text}\n{log}", failures, engine), {})
+
+
+def _cause(text: str, failures: list[Failure], engine: Container | Unit) -> tuple[str, str]:
+    """Cause and advice, with the command that shows this log."""
+    cause, advice = root_cause(text, failures)
+    return cause, advice.replace("the container's log: docker logs", f"its log: {engine.shown_by}")
 
 
 def _failure(told: tuple[str, str], seconds: dict[str, float]) -> dict[str, Any]:
@@ -196,16 +226,18 @@ def _failure(told: tuple[str, str], seconds: dict[str, float]) -> dict[str, Any]
 def main() -> None:
     """Answer Ansible."""
     spec: dict[str, Any] = {
-        "container": {"type": "str", "required": True},
+        "container": {"type": "str"},
+        "unit": {"type": "str"},
         "port": {"type": "int", "required": True},
         "timeout_s": {"type": "int", "required": True},
         "explain": {"type": "str", "default": ""},
+        "failures": {"type": "list", "elements": "dict", "default": []},
     }
-    module = AnsibleModule(spec, supports_check_mode=True)
-    if module.params["explain"]:
-        result = _failure(root_cause(module.params["explain"]), {})
-    else:
-        result = wait(module.params, runner(module))
+    either = [("container", "unit")]
+    module = AnsibleModule(spec, supports_check_mode=True, mutually_exclusive=either, required_one_of=either)
+    given, run = module.params, runner(module)
+    engine = Unit(given["unit"], run) if given["unit"] else Container(given["container"], run)
+    result = explained(given["explain"], given["failures"], engine) if given["explain"] else wait(given, engine)
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(changed=False, migrate={"vllm_startup": result}, **result)

@@ -79,6 +79,13 @@ def docker(get: Engine, run: Run) -> dict[str, Any]:
     }
 
 
+def podman(run: Run) -> dict[str, Any]:
+    """Podman's version, None with a reason where it is absent."""
+    rc, out, err = run(["podman", "--version"])
+    version = re.search(r"\d+\.\d+(\.\d+)?", out) if rc == 0 else None
+    return {"version": version[0] if version else None, "reason": None if version else (err or out).strip()[:200]}
+
+
 def _cdi(info: dict[str, Any], run: Run) -> list[str]:
     """Devices that a new engine has discovered; of an older one, what NVIDIA's toolkit lists."""
     if info.get("DiscoveredDevices"):
@@ -160,7 +167,14 @@ def image_in_registry(reference: str, get: Engine) -> dict[str, Any]:
     digest = answer["Descriptor"]["digest"] if status == 200 else None
     silent = "the Docker engine does not answer"
     reason = None if digest else f"{silent}: {_message(answer)}" if status == 0 else _message(answer)
-    return {"reference": reference, "digest": digest, "error": reason}
+    return {"reference": reference, "digest": digest, "error": reason, "platforms": _platforms(answer)}
+
+
+def _platforms(answer: Any) -> list[str]:
+    """`linux/amd64` for each platform of an image, without attestations, whose platform is unknown/unknown."""
+    listed = (answer.get("Platforms") if isinstance(answer, dict) else None) or []
+    named = {f"{one.get('os')}/{one.get('architecture')}" for one in listed}
+    return sorted(one for one in named if one.startswith("linux/"))
 
 
 def container_of(found: Iterable[dict[str, Any]], proc: Path) -> Callable[[int], str | None]:

@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ansible.module_utils.migrate_host import BYTECODE, read_machine_id, tree_digest
 from ansible.module_utils.migrate_texts import without_secrets
@@ -24,7 +25,7 @@ _BLOCK = 1 << 20
 MAX_HEADER = 100_000_000
 _CONFIG = "config.pbtxt"
 _BULKY = ("tokenizer.json", "vocab.json", "added_tokens.json")
-_OF_WEIGHTS = (
+OF_WEIGHTS = (
     "config.json",
     "generation_config.json",
     "quantize_config.json",
@@ -48,6 +49,10 @@ class Trees:
 
     def digest(self, root: Path, files: Files) -> str:
         """The digest of a tree, equal to that of its manifest (`migrate_host.manifest`)."""
+        return tree_digest(self.hashes(root, files))
+
+    def hashes(self, root: Path, files: Files) -> dict[str, str]:
+        """Path -> sha256 of every file of a tree."""
         wanted = {(s.st_dev, s.st_ino): root / name for name, s in files.items()}
         sizes = {(s.st_dev, s.st_ino): s.st_size for s in files.values()}
         missing = [(key, path) for key, path in wanted.items() if key not in self._known]
@@ -57,7 +62,7 @@ class Trees:
             self._known.update(
                 zip((key for key, _ in missing), pool.map(_sha256, (p for _, p in missing)), strict=True)
             )
-        return tree_digest({name: self._known[s.st_dev, s.st_ino] for name, s in files.items()})
+        return {name: self._known[s.st_dev, s.st_ino] for name, s in files.items()}
 
 
 def model_repository(root: Path, trees: Trees) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def weights(root: Path, trees: Trees) -> dict[str, Any]:
     found = _tree(root, trees)
     files = found.pop("entries", {})
     listing = {name: status.st_size for name, status in files.items()}
-    texts, left_out = _texts(root, [name for name in _OF_WEIGHTS if name in files])
+    texts, left_out = _texts(root, [name for name in OF_WEIGHTS if name in files])
     shards = [root / name for name in sorted(files) if name.endswith(".safetensors") and "/" not in name]
     return found | {
         "listing": dict(list(listing.items())[:MAX_FILES]),
@@ -85,32 +90,42 @@ def weights(root: Path, trees: Trees) -> dict[str, Any]:
 
 
 def safetensors(shards: Iterable[Path]) -> dict[str, Any]:
+    """What `summed` says of the files at these paths."""
+    return summed((path.name, partial(_header, path)) for path in shards)
+
+
+def summed(shards: Iterable[tuple[str, Callable[[], list[dict[str, Any]]]]]) -> dict[str, Any]:
     """Files, bytes of their tensors, and the number of parameters by type (`F16`, `BF16`, `I32` …), of headers alone.
 
-    Form of a file: 8 bytes little-endian length, that much JSON, then the tensors (huggingface/safetensors, README).
+    Every shard is its name and what reads the entries of its header.
     """
     found: dict[str, Any] = {"files": 0, "bytes": 0, "parameters": {}, "error": None}
-    for path in shards:
+    for name, read in shards:
         try:
-            tensors = _header(path)
-            for tensor in tensors:
+            for tensor in read():
                 count = found["parameters"].get(tensor["dtype"], 0)
                 found["parameters"][tensor["dtype"]] = count + prod(tensor["shape"])
                 found["bytes"] += tensor["data_offsets"][1] - tensor["data_offsets"][0]
             found["files"] += 1
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            return found | {"error": f"{path.name}: {error}"}
+            return found | {"error": f"{name}: {error}"}
     return found
 
 
 def _header(path: Path) -> list[dict[str, Any]]:
-    """The entries of a file's header. Raises ValueError for what is no such file, or one that was cut off."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER, max(size - 8, 0)):
-            raise ValueError(f"its header would have {length} bytes in a file of {size}")
-        entries = json.loads(file.read(length))
+        return header(file, path.stat().st_size)
+
+
+def header(file: IO[bytes], size: int) -> list[dict[str, Any]]:
+    """The entries of the header of a file of `size` bytes. Raises ValueError for what is none, or one cut off.
+
+    Form of a file: 8 bytes little-endian length, that much JSON, then the tensors (huggingface/safetensors, README).
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(MAX_HEADER, max(size - 8, 0)):
+        raise ValueError(f"its header would have {length} bytes in a file of {size}")
+    entries = json.loads(file.read(length))
     tensors = [entry for name, entry in entries.items() if name != "__metadata__"]
     end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
     if end != size:
@@ -131,7 +146,7 @@ def _tree(root: Path, trees: Trees) -> dict[str, Any]:
     if not found["exists"]:
         return found | {"reason": f"{root} is not a directory"}
     problems: list[OSError] = []
-    files = dict(sorted(_walk(root, problems)))
+    files = dict(sorted(walk(root, problems)))
     size = sum(status.st_size for status in files.values())
     digest, reason = None, _why(problems[0], root) if problems else None
     try:
@@ -141,7 +156,7 @@ def _tree(root: Path, trees: Trees) -> dict[str, Any]:
     return found | {"files": len(files), "bytes": size, "digest": digest, "reason": reason, "entries": files}
 
 
-def _walk(root: Path, problems: list[OSError]) -> Iterator[tuple[str, os.stat_result]]:
+def walk(root: Path, problems: list[OSError]) -> Iterator[tuple[str, os.stat_result]]:
     """Every regular file as `migrate_host.manifest` sees it: links followed to files, bytecode caches left out.
 
     Folders and files that cannot be looked at are added to `problems`; what is gone by now was never there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -51,6 +52,12 @@ def test_gpu_driver_reads_bus_kernel_and_tools(gpu_host: SmallHost) -> None:
     assert (rc, found["verdict"]) == (0, "pass"), found
     assert found["raw"]["pci"]["cards"] == 1, "an NVSwitch is no card"
     assert found["raw"]["log"] == ["[1.0] NVRM: Xid (PCI:0000:01:00): 79, GPU-… has fallen off"]
+    tools = gpu_host.folder / "tools"
+    tools.mkdir()
+    (tools / "lspci").write_text("#!/bin/sh\n")
+    (tools / "lspci").chmod(0o755)
+    found = gpu_host.check("gpu_driver", nvidia_root=str(gpu_host.folder / "root"), nvidia_tools=str(tools))[1]
+    assert found["measured"].startswith("0 on the bus"), "a folder of tools goes before the host's own"
     gpu_host.command("dpkg-query", "libnvidia-compute-580 580.178.04-0ubuntu1 installed\n")
     assert (
         "580.178.04 is installed"
@@ -194,8 +201,42 @@ def test_what_a_process_said_last(tmp_path: Path) -> None:
     assert check._answer(path, 0, -11)["error"] == "a process ended with -11"
 
 
-@pytest.mark.parametrize("check", ["torch_gpu", "nccl_allreduce", "vllm_import", "image_abi"])
+IN_THE_IMAGE = ("torch_gpu", "nccl_allreduce", "vllm_import", "image_abi")
+
+
+def own_part(check: str) -> str:
+    """How a check gets into the image and steps back."""
+    return Path(f"checks/{check}.py").read_text().partition("\ndef _in_image(")[2].partition("\ndef _given(")[0]
+
+
+@pytest.mark.parametrize("check", IN_THE_IMAGE)
 class TestInTheImage:
+    def test_it_gets_there_as_the_others_do(self, check: str, host: SmallHost) -> None:
+        assert own_part(check) == own_part(IN_THE_IMAGE[0]) != ""
+
+    def test_it_takes_little_of_the_host(self, check: str, host: SmallHost) -> None:
+        host.command("docker", '{"verdict": "pass"}', when="run --rm")
+        docker = host.folder / "bin/docker"
+        docker.write_text(docker.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\necho "$*" > {host.folder}/asked\n'))
+        host.check(check, vllm_image_digest=IMAGE, vllm_environment={"NCCL_P2P_DISABLE": "1", "VLLM_X": "1"})
+        asked = (host.folder / "asked").read_text()
+        assert "--network none --memory " in asked
+        assert f"--cpus {max(1, (os.cpu_count() or 1) // 2)} " in asked
+        assert "--cpu-shares 512 --oom-score-adj 1000" in asked
+        assert "--env=NCCL_P2P_DISABLE=1" in asked
+        assert "--env=VLLM_X" not in asked
+        assert "--gpus" not in asked
+
+    def test_a_container_that_ends_without_a_word_tells_how(self, check: str, host: SmallHost) -> None:
+        host.command("docker", "", rc=137)
+        found = host.check(check, vllm_image_digest=IMAGE)[1]
+        assert found["verdict"] == "inconclusive"
+        assert re.match(r"ended with 137, had \d+g of memory", found["measured"])
+
+    def test_no_docker(self, check: str, host: SmallHost) -> None:
+        found = host.check(check, vllm_image_digest=IMAGE)[1]
+        assert (found["verdict"], found["measured"]) == ("inconclusive", "docker is not installed")
+
     def test_it_hands_on_the_verdict_of_the_image(self, check: str, host: SmallHost) -> None:
         verdict = {"check": check, "verdict": "pass", "expected": "a", "measured": "b", "versions": {"torch": "2.11.0"}}
         host.command("docker", f"a line of the entry point\n{json.dumps(verdict)}\n", when="--gpus all --entrypoint")
@@ -223,16 +264,16 @@ class TestInTheImage:
         assert "vllm_image_digest" not in settings
 
 
-@pytest.fixture
-def slowing() -> Iterator[int]:
-    """Port of a service that answers at once three times and then takes its time."""
+@pytest.fixture(params=["slow", "gone"])
+def tiring(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Port of a service that answers at once five times and then takes its time, or has none."""
     asked: list[float] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked.append(time.monotonic())
-            time.sleep(0 if len(asked) <= 3 else 1.5)
-            self.send_response(200)
+            time.sleep(1.5 if len(asked) > 5 and request.param == "slow" else 0)
+            self.send_response(503 if len(asked) > 5 and request.param == "gone" else 200)
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
@@ -247,8 +288,7 @@ def slowing() -> Iterator[int]:
     server.server_close()
 
 
-@pytest.mark.parametrize("check", ["torch_gpu", "nccl_allreduce"])
-def test_it_steps_back_where_the_service_slows_down(check: str, host: SmallHost, slowing: int) -> None:
+def test_it_steps_back_where_the_service_slows_down(host: SmallHost, tiring: int) -> None:
     docker = host.folder / "bin/docker"
     docker.parent.mkdir()
     pid = host.folder / "pid"
@@ -256,7 +296,7 @@ def test_it_steps_back_where_the_service_slows_down(check: str, host: SmallHost,
         f"#!/bin/sh\ncase $1 in run) echo $$ > {pid}; exec /bin/sleep 30;; rm) kill $(/bin/cat {pid});; esac\n"
     )
     docker.chmod(0o755)
-    rc, found = host.check(check, vllm_image_digest=IMAGE, triton_http_port=slowing, triton_probe_model="phi2")
+    rc, found = host.check("torch_gpu", vllm_image_digest=IMAGE, triton_http_port=tiring, triton_probe_model="phi2")
     assert (rc, found["verdict"]) == (2, "inconclusive")
     assert found["measured"].startswith("stepped back: ")
     with pytest.raises(ProcessLookupError):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.checks.conftest import SmallHost
+from tests.checks.test_gpu_cases import module
 
 COMPLETION = {
     "object": "text_completion",
@@ -21,7 +22,7 @@ GOOD = {
     "/version": (200, '{"version":"0.31.0"}'),
     "/v1/models": (200, '{"object":"list","data":[{"id":"phi2","object":"model","max_model_len":512}]}'),
 }
-SETTINGS = {"vllm_served_model_name": "phi2", "vllm_version": "0.31.0"}
+SETTINGS = {"vllm_served_model_name": "phi2", "vllm_version": "0.31.0", "vllm_args": {"max-model-len": 512}}
 
 
 def raw(**broken: tuple[int, str]) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def test_a_server_that_does_all_of_it_passes(host: SmallHost) -> None:
         ({"version": (404, "Not Found")}, "migrate apply --through deploy", "version not told"),
         ({"models": (401, '{"error":"Unauthorized"}')}, "vllm_api_key_file", "401"),
         ({"models": (200, '{"data":[{"id":"/model"}]}')}, "set vllm_served_model_name", "/model"),
+        ({"models": (200, '{"data":[{"id":"phi2","max_model_len":2048}]}')}, "apply --through deploy", "is 2048"),
         ({"completion": (500, '{"error":{"message":"EngineDeadError"}}')}, "logs vllm", "EngineDeadError"),
         ({"completion": (200, '{"choices":[],"usage":{"completion_tokens":0}}')}, "logs vllm", "200"),
         ({"completion": (200, "<html>")}, "logs vllm", "<html>"),
@@ -62,10 +64,22 @@ def test_one_answer_broken(host: SmallHost, broken: dict[str, Any], advice: str,
     assert detail in found["detail"]
 
 
+@pytest.mark.parametrize("length", ["1k", "auto", -1, None])
+def test_a_length_that_is_no_number_is_left_to_vllm(host: SmallHost, length: Any) -> None:
+    settings = SETTINGS | {"vllm_args": {"max-model-len": length}}
+    assert host.check("vllm_api", raw=raw(), **settings)[0] == 0
+
+
 def test_nobody_listens(host: SmallHost) -> None:
     rc, found = host.check("vllm_api", vllm_port=1, **SETTINGS)
     assert (rc, found["verdict"]) == (1, "fail")
     assert "wait if it still loads" in found["advice"]
+
+
+def test_one_request_is_sampled_and_the_stream_is_greedy() -> None:
+    check = module("vllm_api")
+    assert check.SAMPLED["temperature"] == 1
+    assert check.STREAM["temperature"] == 0
 
 
 def test_it_asks_the_server(host: SmallHost) -> None:

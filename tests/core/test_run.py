@@ -67,7 +67,7 @@ def test_a_way_back_that_fails_needs_a_human(tmp_path: Path) -> None:
 
 
 def test_an_inconclusive_gate_holds_unless_it_is_accepted(tmp_path: Path) -> None:
-    unsure = {"gpu": Outcome.INCONCLUSIVE}
+    unsure = dict.fromkeys(("gpu_driver", "cuda_toolkit", "nccl_host"), Outcome.INCONCLUSIVE)
     going = run(tmp_path, FakeHost(), FakePlaybooks(verdicts=unsure))
     with pytest.raises(Held, match="provision"):
         running.forward(going)
@@ -82,7 +82,12 @@ def test_an_inconclusive_gate_holds_unless_it_is_accepted(tmp_path: Path) -> Non
 @pytest.mark.parametrize("outcome", [Outcome.FAIL, Outcome.ERROR])
 def test_acceptance_never_covers_a_failure(tmp_path: Path, outcome: Outcome) -> None:
     accepted = {"migrate_accept_inconclusive": {"provision": "no GPU here"}}
-    going = run(tmp_path, FakeHost(), FakePlaybooks(verdicts={"gpu": outcome}), **accepted)
+    going = run(
+        tmp_path,
+        FakeHost(),
+        FakePlaybooks(verdicts={"gpu_driver": outcome, "cuda_toolkit": Outcome.INCONCLUSIVE}),
+        **accepted,
+    )
     with pytest.raises(GateFailed):
         running.forward(going)
 

@@ -30,6 +30,12 @@ class Ended:
     err: str
 
 
+def on_gpu01(script: str) -> str:
+    """Run a shell script as root on gpu01."""
+    command = ["docker", "exec", "migrate-lab-gpu01", "sh", "-ec", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
 @dataclass(frozen=True)
 class Lab:
     """The lab's host, and the `migrate` command under test with an inventory of its own."""
@@ -54,9 +60,7 @@ class Lab:
 
     def on_host(self, script: str) -> str:
         """Run a shell script as root on gpu01."""
-        command = ["docker", "exec", "migrate-lab-gpu01", "sh", "-ec", script]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        return done.stdout
+        return on_gpu01(script)
 
     def set(self, **variables: Any) -> None:
         """Change variables of the inventory's copy; None takes one away."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from migrate import settings, variables
+from migrate import runtimes, settings, variables
 from migrate.errors import SettingsError
 from migrate.playbook import _literal
 from tests.core.fakes import VARIABLES
@@ -56,6 +56,8 @@ def for_templates(**changed: Any) -> dict[str, Any]:
             "gateway_image": "gateway:1",
             "gateway_config": variables.gateway_config(loaded),
             "hostctl_config": variables.hostctl_config(loaded),
+            "runtime_config": runtimes.of(loaded).as_json(),
+            "deploy_api_key": "",
         }
     )
 

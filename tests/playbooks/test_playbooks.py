@@ -14,8 +14,9 @@ from migrate.phases import PHASES
 from tests.playbooks.conftest import PLAYBOOKS
 
 FILES = sorted(PLAYBOOKS.glob("*.yml"))
-READ_ONLY = {"discover", "preflight"}
+READ_ONLY = {"discover", "doctor", "preflight", "preview"}
 INSTALLS_THE_PROGRAM = {"hostctl"}
+ENDS_WITH = {"discover": "discover", "preview": "provision"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ class TestEveryPlaybook:
         roles = [entry["role"] for play in yaml.safe_load(path.read_text()) for entry in play["roles"]]
         if path.stem in INSTALLS_THE_PROGRAM:
             return
-        assert roles[-1] == ("discover" if path.stem == "discover" else "check")
+        assert roles[-1] == ENDS_WITH.get(path.stem, "check")
         assert (roles[0] == "token") is (path.stem not in READ_ONLY)
 
 

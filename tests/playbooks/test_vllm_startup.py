@@ -8,7 +8,10 @@ from types import ModuleType
 
 import pytest
 
+from migrate.knowledge import failures
+
 CASES = Path(__file__).parent / "cases"
+FAILURES = failures.load().for_host({"vllm_memory_limit": "6g"})
 
 
 @pytest.fixture
@@ -29,14 +32,14 @@ def startup(library: Callable[[str], ModuleType]) -> ModuleType:
     ],
 )
 def test_the_first_root_cause_is_named(startup: ModuleType, case: str, cause: str, advice: str) -> None:
-    told, what_to_do = startup.root_cause((CASES / f"{case}.log").read_text())
+    told, what_to_do = startup.root_cause((CASES / f"{case}.log").read_text(), FAILURES)
     assert cause in told
     assert advice in what_to_do
     assert not told.startswith(("20", "(", "ERROR"))
 
 
 def test_an_empty_log_says_so(startup: ModuleType) -> None:
-    assert startup.root_cause("\n") == ("the log is empty", "read the container's log: docker logs")
+    assert startup.root_cause("\n", FAILURES) == ("the log is empty", "read the container's log: docker logs")
 
 
 def test_stages_of_a_start_that_broke_off(startup: ModuleType) -> None:
@@ -75,7 +78,9 @@ class Docker:
 
 
 def _wait(startup: ModuleType, docker: Docker, timeout_s: int = 30) -> dict[str, object]:
-    result: dict[str, object] = startup.wait({"container": "v", "port": 1, "timeout_s": timeout_s}, docker)
+    result: dict[str, object] = startup.wait(
+        {"port": 1, "timeout_s": timeout_s, "failures": FAILURES}, startup.Container("v", docker)
+    )
     return result
 
 
@@ -87,7 +92,7 @@ def test_a_container_that_ended_is_explained_at_once(startup: ModuleType) -> Non
 
 def test_a_container_killed_for_memory_is_told_from_others(startup: ModuleType) -> None:
     result = _wait(startup, Docker([{"Running": False, "OOMKilled": True}], ""))
-    assert result["advice"] == "raise vllm_memory_limit"
+    assert result["advice"] == "raise `vllm_memory_limit` (now 6g)"
 
 
 def test_a_wait_that_ends_names_its_limit_and_the_stage(startup: ModuleType) -> None:

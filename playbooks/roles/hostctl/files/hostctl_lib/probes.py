@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import HostctlError
@@ -32,9 +33,14 @@ class Reply:
     error: str | None = None
 
 
-def send(url: str, *, method: str = "POST", body: Any = None, request_id: str = "") -> Reply:
-    """One HTTP request on a connection of its own, past any proxy; `request_id` goes into the Referer for the logs."""
+def send(url: str, *, method: str = "POST", body: Any = None, request_id: str = "", key: str = "") -> Reply:
+    """One HTTP request on a connection of its own, past any proxy; `request_id` goes into the Referer for the logs.
+
+    `key` is sent as a bearer token.
+    """
     headers = {"Referer": f"http://{WITNESS}{request_id}"} if request_id else {}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
     data = None
     if body is not None:
         headers["Content-Type"] = "application/json"
@@ -56,7 +62,7 @@ def probe(config: dict[str, Any], *, target: str) -> dict[str, Any]:
     body = asked["body"]
     if target == "vllm":
         body = {"model": config["vllm"]["model"], "prompt": body["text_input"], "max_tokens": body["max_tokens"]}
-        reply = send(config["vllm"]["url"] + "/v1/completions", body=body)
+        reply = send(config["vllm"]["url"] + "/v1/completions", body=body, key=_key(config["vllm"].get("key_file", "")))
     else:
         base = f"http://127.0.0.1:{config['public']['http_port']}" if target == "public" else config[target]["url"]
         reply = send(base + asked["path"], body=body)
@@ -69,6 +75,15 @@ def probe(config: dict[str, Any], *, target: str) -> dict[str, Any]:
         "text": text if ok else "",
         "error": None if ok else error or f"no generated text in: {reply.body[:_SHOWN]}",
     }
+
+
+def _key(path: str) -> str:
+    """vLLM's key, out of the file that also gives it to vLLM; empty where it asks for none."""
+    try:
+        text = Path(path).read_text()
+    except OSError:
+        return ""
+    return text.partition("VLLM_API_KEY=")[2].strip()
 
 
 def generate(config: dict[str, Any], port: int, names: Iterable[str], *, workers: int = 4) -> list[Reply]:
