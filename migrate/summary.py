@@ -58,7 +58,7 @@ def way_back(plan: Plan) -> list[tuple[str, str]]:
     """The recipe, from the fastest to the most thorough."""
     command = f"migrate rollback --host {plan.host}"
     reboots = " (reboots)" if plan.gap_s("provision") else ""
-    whole = [(f"image, packages and driver too{reboots}", f"{command} --to before-provision")]
+    whole = [(f"weights, packages and driver too{reboots}", f"{command} --to before-provision")]
     return [
         ("traffic to Triton, seconds", command),
         ("vLLM, gateway and switch go too", f"{command} --to before-deploy"),

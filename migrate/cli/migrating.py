@@ -184,7 +184,7 @@ def _undone(target: Target, plan: Plan) -> str:
         if reboots(found)
         else "no reboot"
     )
-    return f"driver, CUDA, NCCL and Docker's settings go back to what they were ({gap}); vLLM and its image go"
+    return f"driver, CUDA, NCCL and Docker's settings go back to what they were ({gap}); vLLM and its weights go"
 
 
 def _nothing_to_do(target: Target, saved: Plan | None, output: Output) -> bool:
