@@ -2,8 +2,9 @@
 """Does a container get every GPU of the host? Three numbers, three different failures: bus, driver, container.
 
 Settings: container_gpu_image (default vllm_image_digest), vllm_gpus (as the deployed container asks for them),
-container_gpu_running (containers that must still see their cards; default those of Triton and vLLM), raw (what was
-read before, or the file that holds it), show_raw.
+vllm_runtime, vllm_container (its name there), triton_container, container_gpu_running (Docker's containers that must
+still see their cards; default those of Triton and vLLM), raw (what was read before, or the file that holds it),
+show_raw.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TIMEOUT_S = 120
 CARD = re.compile(r"^GPU \d+: (.*?)(?: \(UUID: .*\))?$", re.MULTILINE)
 DISPLAY = re.compile(r"\[03(?:00|02)\]")
 ACCEPT = "set migrate_accept_inconclusive: {stage: REASON}"
-CONFIGURE = "nvidia-ctk runtime configure --runtime=docker, then systemctl reload-or-restart docker"
+CONFIGURE = "nvidia-ctk runtime configure --runtime=docker, then systemctl reload docker"
 # What Docker and the container toolkit say -> what to do. Texts: container toolkit's troubleshooting page, moby#50228.
 REASONS = (
     ("is not installed", "install Docker (role docker_engine)"),
@@ -44,7 +45,7 @@ REASONS = (
         "rm /etc/cdi/nvidia.yaml; systemctl restart nvidia-cdi-refresh: the list of device files is stale",
     ),
     ("unresolvable CDI devices", "systemctl restart nvidia-cdi-refresh; nvidia-ctk cdi list shows what there is"),
-    ("No such image", "migrate apply --through stage: the image is not on the host"),
+    ("No such image", "migrate continue --host HOST: the image is not on the host"),
 )
 
 
@@ -60,13 +61,16 @@ def read(settings: dict[str, Any]) -> dict[str, Any]:
     """Cards on the bus, cards in nvidia-smi on the host, in a new container, and in those that run."""
     image = settings.get("container_gpu_image") or settings.get("vllm_image_digest") or ""
     host, asked = _named(_run("nvidia-smi", "-L")), str(settings.get("vllm_gpus", "all")) != "none"
-    running = settings.get("container_gpu_running") or [settings.get("triton_container", ""), "vllm-vllm-1"]
     return {
         "pci": _pci(),
         "host": host,
         "image": image,
         "container": _named(_new(image, settings)) if asked and image and host["cards"] else {},
-        "running": {name: found for name in running if name and host["cards"] and (found := _inside(name))},
+        "running": {
+            name: found
+            for name, engine in _running(settings).items()
+            if name and host["cards"] and (found := _inside(name, engine))
+        },
     }
 
 
@@ -135,15 +139,24 @@ def _new(image: str, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _inside(name: str) -> dict[str, Any]:
+def _running(settings: dict[str, Any]) -> dict[str, str]:
+    """Container -> its engine."""
+    if named := settings.get("container_gpu_running"):
+        return dict.fromkeys(named, "docker")
+    deployed = {settings.get("vllm_container", "vllm-vllm-1"): settings.get("vllm_runtime", "docker")}
+    return {settings.get("triton_container", ""): "docker"} | (deployed if settings.get("vllm_gpus") != "none" else {})
+
+
+def _inside(name: str, engine: str) -> dict[str, Any]:
     """Cards in a container that runs; nothing where it does not run or asked for none."""
-    state = _run("docker", "container", "inspect", "--format", "{{.State.Running}} {{json .HostConfig}}", name)
+    state = _run(engine, "container", "inspect", "--format", "{{.State.Running}} {{json .HostConfig}}", name)
     running, _, rest = state["out"].partition(" ")
     if state["rc"] != 0 or running != "true":
         return {}
     config = json.loads(rest)
-    asks = config.get("DeviceRequests") or config.get("Runtime") == "nvidia"
-    return _named(_run("docker", "exec", name, "nvidia-smi", "-L")) if asks else {}
+    # Podman does not tell there which cards were asked for, and only our own container is asked of it.
+    asks = engine == "podman" or config.get("DeviceRequests") or config.get("Runtime") == "nvidia"
+    return _named(_run(engine, "exec", name, "nvidia-smi", "-L")) if asks else {}
 
 
 def _named(found: dict[str, Any]) -> dict[str, Any]:

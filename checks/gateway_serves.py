@@ -43,7 +43,7 @@ def _offline(port: int) -> dict[str, Any]:
         "verdict": "fail" if status else "pass",
         "expected": f"no gateway on port {port}, since vllm_mode is offline",
         "measured": f"status {status}" if status else "no answer",
-        "advice": "stop the gateway of an earlier deploy: migrate rollback --to before-deploy" if status else "",
+        "advice": "stop an earlier deploy's gateway: migrate rollback --host HOST --to before-deploy" if status else "",
     }
 
 

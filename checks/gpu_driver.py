@@ -24,13 +24,12 @@ CHECK = "gpu_driver"
 TIMEOUT_S = 60
 MIN_MEMORY_MIB = 24_000
 MIN_MAJOR = 580
-# Blackwell and later are driven by the open modules alone (compute capability 10.0 and up).
-OPEN_ONLY = 10.0
 COLUMNS = ("index", "name", "compute_cap", "memory.total", "memory.used", "driver_version", "persistence_mode")
 PACKAGES = "libnvidia-compute*"
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 DISPLAY = re.compile(r"\[03(?:00|02)\]")
 MISMATCH = "Driver/library version mismatch"
+AGAIN = "migrate continue --host HOST; or migrate rollback --host HOST, change it, migrate plan --host HOST"
 ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
 LOG = "journalctl -k | grep -iE 'nvrm|nvidia|nouveau'"
 
@@ -133,9 +132,9 @@ def _managed(raw: dict[str, Any], loaded: str, settings: dict[str, Any]) -> str:
         return ""
     branch, flavour = str(settings.get("provision_driver_branch", "")), settings.get("provision_driver_flavour", "")
     if branch and loaded.partition(".")[0] != branch:
-        return f"provision_driver_branch asks for {branch}: migrate apply --through provision, or change the setting"
+        return f"provision_driver_branch asks for {branch}: {AGAIN}"
     if flavour and _flavour(raw) != flavour:
-        return f"provision_driver_flavour asks for {flavour}: migrate apply --through provision, or change the setting"
+        return f"provision_driver_flavour asks for {flavour}: {AGAIN}"
     return ""
 
 

@@ -5,9 +5,10 @@ With vllm_image_digest it runs itself in that image; by hand, there: `python3 nc
 try fails or hangs, a second one without peer-to-peer access tells why. With one GPU it says that nothing was added up
 between GPUs. On a live host it sends little, and it steps back where the service beside it slows down.
 
-Settings: vllm_image_digest, vllm_runtime (docker or podman), vllm_gpus, vllm_environment, vllm_args
-(tensor-parallel-size), triton_http_port, triton_probe_model (the service that is watched), gpu_live (true: small
-messages), nccl_timeout_s (default 90, one try), raw (what was read before, or the file that holds it), show_raw.
+Settings: vllm_image_digest, vllm_runtime (docker or podman), vllm_gpus, vllm_environment, vllm_shm_size, vllm_ipc,
+vllm_args (tensor-parallel-size), triton_http_port, gateway_port, triton_probe_model (the services that are watched),
+gpu_live (true, the default where it goes into the image itself: small messages), nccl_timeout_s (default 90, one
+try), raw (what was read before, or the file that holds it), show_raw.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CHECK = "nccl_allreduce"
 IMAGE_TIMEOUT_S = 300
 PROBE_TIMEOUT_S, SLOWER, SLACK_S = 10, 3.0, 0.25
 # Beside a service: little memory, half a container's share of the processors, and the first to go for want of memory.
-LIMITS = "--memory 16g --memory-swap 16g --shm-size 1g --cpu-shares 512 --oom-score-adj 1000".split()
+LIMITS = "--memory 16g --memory-swap 16g --cpu-shares 512 --oom-score-adj 1000".split()
 TRY_TIMEOUT_S = 90
 SIZES = (8, 16 << 10, 1 << 20, 64 << 20, 512 << 20)
 LIVE_SIZES = (8, 16 << 10, 1 << 20)
@@ -93,7 +94,7 @@ def _advice(raw: dict[str, Any]) -> str:
     if len(raw["tries"]) > 1 and not _failed(raw["tries"][1]):
         return 'set NCCL_P2P_DISABLE: "1" in vllm_environment: without peer-to-peer access the same sums come out right'
     if "shared memory" in why or "No space left on device" in why:
-        return "give the container more shared memory (deploy_shm_size): NCCL found too little in /dev/shm"
+        return "give the container more shared memory (vllm_shm_size): NCCL found too little in /dev/shm"
     if "no socket interface found" in why:
         return "unset NCCL_SOCKET_IFNAME in vllm_environment: it names no interface of the container"
     if "wrong sum" in why:
@@ -220,18 +221,15 @@ def _reduce(torch: Any, distributed: Any, device: Any, rank: int, world: int, si
 
 
 def _in_image(settings: dict[str, Any]) -> dict[str, Any]:
-    """The verdict of this very file, run in the image with the cards that the deployed container gets."""
-    image, gpus = settings["vllm_image_digest"], str(settings.get("vllm_gpus", "none"))
-    name, usual = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", sorted(_latency_s(settings) for _ in range(5))
-    engine = settings.get("vllm_runtime", "docker")
-    cards = ["--gpus", gpus] if engine == "docker" else ["--device", f"nvidia.com/gpu={gpus}"]
-    run = [engine, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none", *LIMITS]
-    variables = (settings.get("vllm_environment") or {}).items()
-    run += [f"--env={key}={value}" for key, value in variables if key.startswith(("NCCL_", "CUDA_", "LD_LIBRARY_"))]
-    run += ["--cpus", str(max(1, (os.cpu_count() or 1) // 2)), *([] if gpus == "none" else cards)]
-    run += ["--entrypoint", "sh", image, "-c", 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"']
-    inner = {"gpu_live": usual[0] > 0} | {key: value for key, value in settings.items() if key != "vllm_image_digest"}
-    out, said, advice = _watched([*run, json.dumps(inner)], name, usual, settings)
+    """The verdict of this very file, run in the image with the cards and the shared memory of the deployed container.
+
+    A service that answered but once is there. Where none did, one may be there all the same, unless gpu_live says no.
+    """
+    served = {port: longest for port in _ports(settings) if (longest := _longest(port, settings)) > 0}
+    inner = {key: value for key, value in settings.items() if key != "vllm_image_digest"}
+    inner["gpu_live"] = bool(served) or settings.get("gpu_live", True)
+    name, image = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", settings["vllm_image_digest"]
+    out, said, advice = _watched([*_command(name, settings), json.dumps(inner)], name, served, settings)
     try:
         found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -240,13 +238,26 @@ def _in_image(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _watched(run: list[str], name: str, usual: list[float], settings: dict[str, Any]) -> tuple[str, str, str]:
-    """What the container prints, or why there is none and what to do; it is ended where the service slows down."""
-    feed, late, now, end = Path(__file__).read_text(), 0, 0.0, time.monotonic() + IMAGE_TIMEOUT_S
+def _command(name: str, settings: dict[str, Any]) -> list[str]:
+    engine, gpus = settings.get("vllm_runtime", "docker"), str(settings.get("vllm_gpus", "none"))
+    run = [engine, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none", *LIMITS]
+    is_shared = settings.get("vllm_ipc") == "host"
+    run += ["--ipc", "host"] if is_shared else ["--shm-size", str(settings.get("vllm_shm_size") or "1g")]
+    variables = (settings.get("vllm_environment") or {}).items()
+    run += [f"--env={key}={value}" for key, value in variables if key.startswith(("NCCL_", "CUDA_", "LD_LIBRARY_"))]
+    cards = ["--gpus", gpus] if engine == "docker" else ["--device", f"nvidia.com/gpu={gpus}"]
+    run += ["--cpus", str(max(1, (os.cpu_count() or 1) // 2)), *([] if gpus == "none" else cards)]
+    script = 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"'
+    return [*run, "--entrypoint", "sh", settings["vllm_image_digest"], "-c", script]
+
+
+def _watched(run: list[str], name: str, served: dict[int, float], settings: dict[str, Any]) -> tuple[str, str, str]:
+    """What the container prints, or why there is none and what to do; it is ended where a service slows down."""
+    feed, late, slow, end = Path(__file__).read_text(), 0, "", time.monotonic() + IMAGE_TIMEOUT_S
     try:
         process = subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True)
     except FileNotFoundError:
-        return "", "docker is not installed", "install Docker (role docker_engine)"
+        return "", f"{run[0]} is not installed", "install Docker (role docker_engine)"
     with process:
         while late < 2 and time.monotonic() < end:
             try:
@@ -255,21 +266,39 @@ def _watched(run: list[str], name: str, usual: list[float], settings: dict[str, 
                 return out, f"ended with {process.returncode}, had {LIMITS[1]} of memory: {said}", ""
             except subprocess.TimeoutExpired:
                 feed = ""
-            now = _latency_s(settings) if usual[0] > 0 else 0.0
-            late = late + 1 if usual[0] > 0 and not 0 < now <= usual[-1] * SLOWER + SLACK_S else 0
+            slow = _slow(served, settings)
+            late = late + 1 if slow else 0
         subprocess.run([run[0], "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
     if late < 2:
         return "", f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs"
-    why = f"took {now:.2f} s, {usual[-1]:.2f} s at most before" if now else "answers no more"
-    return "", f"stepped back: the service beside it {why}", "run it again when the service has less to do"
+    return "", f"stepped back: the service beside it {slow}", "run it again when the service has less to do"
 
 
-def _latency_s(settings: dict[str, Any]) -> float:
-    """Seconds of one generated token from Triton; 0 where none answers here."""
-    port, model = settings.get("triton_http_port", 0), settings.get("triton_probe_model")
+def _ports(settings: dict[str, Any]) -> list[int]:
+    """Triton's port and the gateway's, which serves after the cutover; both take Triton's requests."""
+    return [port for port in (settings.get("triton_http_port"), settings.get("gateway_port")) if port]
+
+
+def _longest(port: int, settings: dict[str, Any]) -> float:
+    return max(_latency_s(port, settings) for _ in range(5))
+
+
+def _slow(served: dict[int, float], settings: dict[str, Any]) -> str:
+    """How a service that answered before does not do so as it did, or nothing."""
+    for port, before in served.items():
+        now = _latency_s(port, settings)
+        if not 0 < now <= before * SLOWER + SLACK_S:
+            how = f"took {now:.2f} s, {before:.2f} s at most before" if now else "answers no more"
+            return f"{how} (port {port})"
+    return ""
+
+
+def _latency_s(port: int, settings: dict[str, Any]) -> float:
+    """Seconds of one generated token; 0 where none comes."""
     body, start = json.dumps({"text_input": "def add(a, b):", "max_tokens": 1}).encode(), time.monotonic()
+    url = f"http://127.0.0.1:{port}/v2/models/{settings.get('triton_probe_model')}/generate"
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{model}/generate", body, PROBE_TIMEOUT_S):
+        with urllib.request.urlopen(url, body, PROBE_TIMEOUT_S):
             return time.monotonic() - start
     except TimeoutError:
         return float(PROBE_TIMEOUT_S)

@@ -99,11 +99,12 @@ def _health(raw: dict[str, Any]) -> tuple[str, str] | None:
 def _identity(raw: dict[str, Any], name: str, wanted: str) -> tuple[str, str] | None:
     """Version and model id; 401 means that a key is asked for."""
     if raw["models"]["status"] == 401:
-        return "/v1/models answers 401", "set vllm_api_key_file to the file that holds vLLM's key"
+        advice = "put the key vLLM was started with into your vault as vllm_api_key, then migrate continue --host HOST"
+        return "/v1/models answers 401", advice
     if wanted and _version(raw).partition("+")[0] != wanted:
         return (
             f"version {_version(raw) or 'not told'}",
-            "migrate apply --through deploy: another image runs than planned",
+            "migrate continue --host HOST: another image runs than planned",
         )
     served = _models(raw)
     if name not in served:
@@ -114,7 +115,7 @@ def _identity(raw: dict[str, Any], name: str, wanted: str) -> tuple[str, str] | 
 def _length(raw: dict[str, Any], name: str, wanted: str) -> tuple[str, str] | None:
     """The planned length, where it is written as a number; vLLM also takes `1k`, `auto` and -1."""
     if wanted.isdigit() and _models(raw)[name] != int(wanted):
-        return f"max_model_len is {_models(raw)[name]}", "migrate apply --through deploy: it was started otherwise"
+        return f"max_model_len is {_models(raw)[name]}", "migrate continue --host HOST: it was started otherwise"
     return None
 
 

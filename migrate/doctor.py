@@ -21,6 +21,7 @@ from migrate.session import Migration, Target
 from migrate.settings import Settings
 
 _SAID_LINES = 20
+_GONE = {State.NOT_STARTED, State.UNDONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,8 @@ def _migration(target: Target, others: list[Finding]) -> Migration | None:
 
 
 def _settings(target: Target, migration: Migration | None) -> Settings:
-    """The settings that the host was changed with; the inventory's where nothing was changed, or they do not load."""
-    if migration is None or migration.result == "rolled back":
+    """The settings that the host was changed with; the inventory's where nothing of it is left, or they do not load."""
+    if migration is None or (migration.result == "rolled back" and not _is_there(migration.records)):
         return target.settings
     try:
         return settings_module.load(migration.plan.settings)
@@ -153,13 +154,20 @@ def _settings(target: Target, migration: Migration | None) -> Settings:
         return target.settings
 
 
+def _is_there(records: Sequence[Record]) -> bool:
+    """Whether an image or vLLM itself is on the host as the plan had it; rolling traffic back leaves both."""
+    known = states(records, NAMES)
+    return any(known[phase] not in _GONE for phase in ("stage", "deploy"))
+
+
 def _extra(host: str, settings: Settings, migration: Migration | None, names: Sequence[str]) -> dict[str, Any]:
     runtime = runtimes.of(settings)
     records = migration.records if migration else ()
     known = states(records, NAMES)
     services = {} if finished(records) == "retired" else {"triton": settings.triton.container}
-    if known["deploy"] not in {State.NOT_STARTED, State.UNDONE}:
-        services |= {"vllm": runtime.vllm}
+    if known["deploy"] not in _GONE:
+        # A process that is no server is started by each offline job and ends with it.
+        services |= {} if settings.vllm.mode == "offline" and runtime.kind == "process" else {"vllm": runtime.vllm}
         services |= {"gateway": runtime.gateway} if settings.vllm.mode == "server" else {}
     units = [] if runtime.kind == "docker" else [role for role in ("vllm", "gateway") if role in services]
     return variables.for_doctor(host, settings, migration.plan if migration else None) | {
@@ -250,6 +258,9 @@ def leftovers(
     if deadman.get("armed"):
         what = f"the dead-man switch is armed and takes traffic back at {deadman.get('fires_at')}"
         found.append(Leftover(what, f"let it, or: migrate rollback --host {host}"))
+    # What finishes a reboot's work is the run itself; one that has ended is asked by its way back.
+    finish = f"rollback --host {host} --to before-provision" if finished(records) else f"continue --host {host}"
     for one in others:
-        found.append(Leftover(f"{one['kind']} {one['name']}: {one['detail']}", f"docker rm --force {one['name']}"))
+        do = f"migrate {finish}" if one["kind"] == "file" else f"docker rm --force {one['name']}"
+        found.append(Leftover(f"{one['kind']} {one['name']}: {one['detail']}", do))
     return found

@@ -45,8 +45,10 @@ def asked(settings: Settings) -> tuple[str, str]:
 
 
 def planned_digest(settings: Settings, facts: Facts) -> str:
-    """The digest that the plan pins; none for an image that is not built yet, whose tag follows its inputs."""
-    return "" if settings.image.strategy == "source" else _digest(facts)
+    """The digest that the plan pins; none for an image that is not built yet, whose tag follows its inputs, and none
+    where vLLM runs without one."""
+    has_none = settings.image.strategy == "source" or settings.vllm.runtime == "process"
+    return "" if has_none else _digest(facts)
 
 
 def reference(settings: Settings, digest: str) -> str:
@@ -107,6 +109,13 @@ def steps(settings: Settings, facts: Facts, before: str) -> list[Step]:
     if image.keep_registry:
         return [pulled, Step("image", f"{image.keep_registry} (a registry)", before, "a copy, under a dated tag", told)]
     return [pulled, Step("file", KEPT, before, "a copy, under a dated name", told)]
+
+
+def driver_floor(settings: Settings) -> dict[str, int]:
+    """The oldest driver branch that runs the image's CUDA, as check `gpu_driver` takes it; nothing where unknown."""
+    version = knowledge.version_of(settings.vllm.image)
+    known = knowledge.image(version, knowledge.variant_of(settings.vllm.image)) if version else None
+    return {"gpu_driver_min_major": knowledge.load().drivers[int(known.cuda.partition(".")[0])]} if known else {}
 
 
 def kept(settings: Settings, digest: str, created: str) -> dict[str, str]:

@@ -66,7 +66,7 @@ PHASES = (
         "provision",
         "makes sure of Docker, driver, CUDA and NCCL",
         Class.REVERSIBLE,
-        checks=("docker_engine", "gpu_driver", "cuda_toolkit", "nccl_host"),
+        checks=("docker_engine", "gpu_driver", "cuda_toolkit", "nccl_host", "triton_serving"),
         undo="undo_provision",
     ),
     Phase(

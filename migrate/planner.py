@@ -48,8 +48,8 @@ _STEADY = (
     "weights.digest",
     "nginx.digest",
 )
-# What a new driver changes, and what it takes to get there.
-_DRIVER = ("gpus.names", "driver.version", "provision.changes")
+# What a new driver changes.
+_DRIVER = ("gpus.names", "driver.version")
 
 
 def make(host: str, settings: Settings, facts: Facts, playbooks: str, now: datetime) -> Plan:
@@ -121,7 +121,7 @@ def _gaps(settings: Settings, facts: Facts) -> tuple[Gap, ...]:
     """The reboot of a driver change, where there is one."""
     if not steps.reboots(facts):
         return ()
-    why = "the host reboots into the new driver; from its install on no GPU container can be created"
+    why = "the host reboots into the new driver; from its install on no new GPU container can be created"
     return (Gap("provision", float(settings.provision.gap_s), why),)
 
 
@@ -210,9 +210,12 @@ def _started_with(settings: Settings, flags: Mapping[str, Any], environment: Map
 
 
 def _read_set(settings: Settings, facts: Facts, sized: sizing.Sizing) -> tuple[Predicate, ...]:
-    changed_by = {key: "provision" for key in _DRIVER if fact(facts, "provision.changes")}
-    # A hub is asked until `stage` has fetched the weights, not after it.
-    changed_by |= {"weights.digest": "stage"} if settings.weights.repository else {}
+    # What provision would change is looked at before the phase alone.
+    changed_by = dict.fromkeys(("provision.changes", "provision.refused"), "provision")
+    changed_by |= dict.fromkeys(_DRIVER, "provision") if fact(facts, "provision.changes") else {}
+    # A hub is asked, and a copy brought by hand is read, until `stage` has the weights, not after it.
+    brought = settings.weights.repository or settings.weights.offline_copy
+    changed_by |= {"weights.digest": "stage"} if brought else {}
     steady = [Predicate(key, "==", fact(facts, key), fact(facts, key), changed_by.get(key, "")) for key in _STEADY]
     known = [predicate for predicate in steady if predicate.value is not None]
     share = sized.memory["bytes"]["share"] if sized.memory and sized.strategy == "side-by-side" else 0

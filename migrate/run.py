@@ -112,7 +112,7 @@ def _gap_kept(run: Run, phase: Phase, result: PlaybookResult) -> list[Verdict]:
     if measured <= announced:
         return [Verdict("announced_gap", Outcome.PASS, told[1], told[0])]
     detail = f"nobody answered for {told[0]}, announced were {announced:.0f} s"
-    advice = "set provision_gap_s to what this host needs, for the way back; then migrate continue"
+    advice = "the reboot is over and Triton serves: migrate continue; set provision_gap_s to what this host needs"
     return [Verdict("announced_gap", Outcome.FAIL, told[1], told[0], detail, advice)]
 
 

@@ -150,7 +150,7 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     if settings.vllm.mode == "server":
         return ()
     problem = f"offline has no server: the phases after {LAST_OFFLINE} are refused, Triton keeps the traffic"
-    advice = f"migrate apply --through {LAST_OFFLINE}; then migrate offline-generate"
+    advice = f"migrate apply --host HOST --through {LAST_OFFLINE}; then migrate offline-generate --host HOST"
     return (Finding("vllm_mode", "mode", problem, advice, "migrate/runtimes.py", Severity.REVIEW),)
 
 

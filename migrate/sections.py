@@ -184,7 +184,7 @@ class Soak(_Section):
 
 
 Part = Literal["driver", "cuda_toolkit", "nccl", "docker_engine", "container_toolkit", "package_hold"]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s'\"]+$")]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s'\"@]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 # Debian policy 5.6.12: what a version may be made of.
 Version = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")]

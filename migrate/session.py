@@ -230,7 +230,7 @@ def _switch(target: Target, settings: Settings, run: str) -> str:
     saved = target.state / run / "facts.json"
     try:
         if not saved.exists():
-            keep_facts(target, run, discover(target))
+            keep_facts(target, run, survey.read(target))
         from migrate import planner
 
         return planner.switch_config(settings, json.loads(saved.read_text(encoding="utf-8")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
@@ -83,6 +84,7 @@ def _first_problem(error: ValidationError) -> str:
 
 def _check_together(settings: Settings) -> None:
     _check_source(settings)
+    _check_target(settings)
     if settings.triton.probe_model not in settings.triton.models:
         raise SettingsError(f"triton_probe_model: {settings.triton.probe_model!r} is not one of triton_models")
     ports = [settings.triton.http_port, settings.triton.grpc_port, settings.triton.metrics_port]
@@ -126,6 +128,23 @@ def _check_source(settings: Settings) -> None:
         )
     if not named:
         raise SettingsError("vllm_weights_source: missing; it, weights_repository or weights_offline_copy must be set")
+
+
+def _check_target(settings: Settings) -> None:
+    """Raise SettingsError where the folder of the staged weights, which is replaced, holds or is in another's."""
+    ours = PurePosixPath(settings.vllm.weights_path)
+    others = {
+        "triton_model_repository": settings.triton.model_repository,
+        "vllm_weights_source": settings.vllm.weights_source,
+        "weights_offline_copy": settings.weights.offline_copy,
+    }
+    for name, path in others.items():
+        theirs = PurePosixPath(path)
+        if path and (ours == theirs or ours in theirs.parents or theirs in ours.parents):
+            raise SettingsError(
+                f"vllm_weights_path: {ours} is replaced and removed, and {name} is {theirs}",
+                advice="give the staged weights a folder of their own, such as /var/lib/migrate/weights/model",
+            )
 
 
 def _holds_port(value: Any, port: int) -> bool:

@@ -57,7 +57,7 @@ def changes(plan: Plan) -> list[tuple[str, list[tuple[str, dict[str, str]]]]]:
 def way_back(plan: Plan) -> list[tuple[str, str]]:
     """The recipe, from the fastest to the most thorough."""
     command = f"migrate rollback --host {plan.host}"
-    reboots = " (reboots)" if plan.gap_s("provision") else ""
+    reboots = " (may reboot)" if plan.settings.get("provision_allow_reboot") else ""
     whole = [(f"weights, packages and driver too{reboots}", f"{command} --to before-provision")]
     return [
         ("traffic to Triton, seconds", command),

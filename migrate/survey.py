@@ -99,11 +99,16 @@ def surveyed(
 
 
 def discover(target: Target) -> dict[str, Any]:
-    """Read the host's facts. Raises HostUnreachable, or Refused where the facts could not be read."""
+    """Read the host's facts, with what `provision` would change. Raises what `read` raises."""
+    return _previewed(target, read(target))
+
+
+def read(target: Target) -> dict[str, Any]:
+    """Read the host's facts alone. Raises HostUnreachable, or Refused where the facts could not be read."""
     result = target.playbooks().run(
         "discover", target.with_target(variables.for_discovery(target.settings)), lambda task: None
     )
-    return _previewed(target, _facts(target.name, result))
+    return _facts(target.name, result)
 
 
 def preview(target: Target, given: Mapping[str, Any], *, undo: bool = False) -> dict[str, Any]:

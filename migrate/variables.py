@@ -45,7 +45,7 @@ def for_run(plan: Plan, settings: Settings, run: str, raw: Path, switch_config: 
         "hostctl_config": hostctl_config(settings),
         "goldens_requests": golden_requests(settings),
         "switch_config": switch_config,
-        "check_config": {"disk_space": {"disk_space_needed": _disk_needed(plan)}},
+        "check_config": _check_config(plan, settings),
     }
 
 
@@ -57,7 +57,18 @@ def for_doctor(host: str, settings: Settings, plan: Plan | None) -> dict[str, An
         "gateway_image": gateway_image(),
         "runtime_config": runtimes.of(settings).as_json(),
         "migrate_failures": failures.load().for_host(settings.flat() | {"host": host}),
-        "check_config": {"disk_space": {"disk_space_needed": _disk_needed(plan)}} if plan else {},
+        "check_config": _check_config(plan, settings) if plan else {},
+    }
+
+
+def _check_config(plan: Plan, settings: Settings) -> dict[str, Any]:
+    """What single checks get: the room that the plan needs, and the driver that its image needs.
+
+    Whether the model fits the card's memory the plan knows; the check's own limit is for a host without a plan.
+    """
+    return {
+        "disk_space": {"disk_space_needed": _disk_needed(plan)},
+        "gpu_driver": {"gpu_min_memory_mib": 0} | image.driver_floor(settings),
     }
 
 

@@ -136,8 +136,11 @@ def rollback(
                 "rollback", {"result": "nothing to do"}, f"nothing was migrated on {host}: nothing to roll back"
             )
             return
-        if to == _BACK_TO[-1] and not yes:
-            _ask(_undone(target, migration.plan), host)
+        if to == _BACK_TO[-1]:
+            undone = _undone(target, migration.plan)
+            target.say(undone)
+            if not yes:
+                _ask(undone, host)
         with opened(target, migration.plan, migration.run, "rollback") as run:
             rolling_back.rollback(run, to)
         say_report(target, migration.run, output, "rollback")

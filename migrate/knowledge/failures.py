@@ -13,9 +13,6 @@ from typing import Any
 import yaml
 
 FILE = Path(__file__).with_name("failures.yaml")
-PLACES = frozenset(
-    ("machine", "kernel", "nvidia-smi", "systemd", "engine", "run", "state", "vllm", "gateway", "triton")
-)
 _NAME = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 

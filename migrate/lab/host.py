@@ -16,7 +16,6 @@ from migrate.lab.progress import Say, step
 
 BOOT_S = 60
 TRITON_S = 180
-COMPOSE_UP_S = 600
 
 
 def container_spec(image: str, content: str) -> dict[str, Any]:

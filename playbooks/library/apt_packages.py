@@ -65,6 +65,9 @@ changes: {type: list, elements: dict, returned: always, description: Name, versi
 """
 
 
+_OLD_LISTS = "Lists that are old do not know the newest: sudo apt-get update."
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where apt runs: how commands are run, and the root of the file system."""
@@ -76,9 +79,9 @@ class Place:
 def present(params: dict[str, Any], place: Place, *, dry: bool) -> list[Change]:
     """Install what is asked for; returns the changes. Raises Refused."""
     there = apt.installed(place.run)
-    _refuse_crossing(params, place.run, there)
     asked = [request.partition("=")[::2] for request in params["packages"]]
     missing = [(name, version) for name, version in asked if not _fits(there.get(name), version)]
+    _refuse_crossing(params, place.run, there, changes=bool(missing))
     if not missing:
         return []
     apt.wait_for_locks(place.root, params["lock_timeout_s"])
@@ -118,8 +121,8 @@ def _fits(there: str | None, wanted: str) -> bool:
     return there is not None and (not wanted or fnmatch.fnmatchcase(there, wanted))
 
 
-def _refuse_crossing(params: dict[str, Any], run: Run, there: dict[str, str]) -> None:
-    """Two origins of one driver give libraries that do not fit the module."""
+def _refuse_crossing(params: dict[str, Any], run: Run, there: dict[str, str], *, changes: bool) -> None:
+    """Two origins of one driver give libraries that do not fit the module; one that cannot be told may be another."""
     guarded = [name for name in there if apt.matches(name, params["one_origin"])]
     for name, offers in apt.candidates(run, guarded).items():
         theirs = [offer for offer in offers if offer.version == there[name]]
@@ -128,6 +131,13 @@ def _refuse_crossing(params: dict[str, Any], run: Run, there: dict[str, str]) ->
                 f"{name} {there[name]} is from {_whence(theirs[0])}, asked for is {params['origin']!r}: a driver never "
                 "crosses from one origin to another. Set provision_driver_source to the origin "
                 f"that is there, or remove that driver in a maintenance window first: sudo apt-get purge {name}"
+            )
+        others = [offer for offer in offers if not offer.is_from(params["origin"])]
+        if changes and others and not theirs:
+            raise Refused(
+                f"{name} {there[name]} cannot be told where it came from: no source offers that version any more, and "
+                f"beside {params['origin']!r} {_whence(others[0])} has a package of that name. A driver never crosses "
+                f"from one origin to another: remove it in a maintenance window first: sudo apt-get purge {name}"
             )
 
 
@@ -139,10 +149,12 @@ def _choose(run: Run, name: str, wanted: str, offers: list[Candidate], params: d
     origin = f" from {params['origin']!r}" if params["origin"] else ""
     if offers:
         there = ", ".join(dict.fromkeys(f"{o.version} ({_whence(o)})" for o in offers))
-        raise Refused(f"{name} {wanted or 'of any version'}{origin} is not to be had. Candidates: {there}.")
+        raise Refused(
+            f"{name} {wanted or 'of any version'}{origin} is not to be had. Candidates: {there}. {_OLD_LISTS}"
+        )
     stem = name.rstrip("0123456789.-")
     alike = ", ".join(apt.known_names(run, stem)[:20]) or "none"
-    raise Refused(f"no source knows a package {name}{origin}. Names that begin with {stem}: {alike}.")
+    raise Refused(f"no source knows a package {name}{origin}. Names that begin with {stem}: {alike}. {_OLD_LISTS}")
 
 
 def _whence(offer: Candidate) -> str:

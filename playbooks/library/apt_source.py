@@ -112,7 +112,7 @@ def restored(params: dict[str, Any], place: Place, *, dry: bool) -> tuple[bool, 
     return True, [Path(name).name for name in told["moved"]]
 
 
-def entries(folder: Path) -> Iterator[Entry]:
+def entries(folder: Path, architecture: str) -> Iterator[Entry]:
     """Every repository that apt's lists name (sources.list(5)), both formats; disabled ones are left out."""
     lists = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
     for path in (path for path in lists if path.is_file()):
@@ -122,21 +122,27 @@ def entries(folder: Path) -> Iterator[Entry]:
                 if re.search(r"^Enabled:\s*no\b", stanza, re.MULTILINE | re.IGNORECASE):
                     continue
                 for uris in re.findall(r"^URIs:((?:.*)(?:\n[ \t]+.*)*)", stanza, re.MULTILINE | re.IGNORECASE):
-                    yield from (Entry(path, _bare(uri)) for uri in uris.split())
+                    yield from (Entry(path, _bare(uri, architecture)) for uri in uris.split())
         elif path.suffix == ".list":
             pattern = r"^\s*deb(?:-src)?\s+(?:\[[^]]*\]\s+)?(\S+)"
-            yield from (Entry(path, _bare(uri)) for uri in re.findall(pattern, text, re.MULTILINE))
+            yield from (Entry(path, _bare(uri, architecture)) for uri in re.findall(pattern, text, re.MULTILINE))
 
 
-def _bare(uri: str) -> str:
-    return uri.replace("$(ARCH)", "amd64").rstrip("/")
+def _bare(uri: str, architecture: str) -> str:
+    return uri.replace("$(ARCH)", architecture).rstrip("/")
+
+
+def _architecture(place: Place) -> str:
+    """dpkg's own, which apt puts in the place of $(ARCH)."""
+    return place.run(["dpkg", "--print-architecture"])[1].strip()
 
 
 def _rivals(params: dict[str, Any], place: Place) -> list[Path]:
     """Other files that name the address or are obsolete; raises Refused for one that names other repositories too."""
-    everything = list(entries(place.root / "etc/apt"))
+    architecture = _architecture(place)
+    everything = list(entries(place.root / "etc/apt", architecture))
     ours = _own_files(params, place)
-    address = _bare(params["url"])
+    address = _bare(params["url"], architecture)
     rivals = {e.path for e in everything if e.address == address or e.path.name in params["obsolete"]} - ours
     for path in sorted(rivals):
         others = {e.address for e in everything if e.path == path} - {address}
@@ -215,8 +221,9 @@ def _write(
 
 def _update(params: dict[str, Any], place: Place) -> None:
     """Read this repository's index, and hold any doubt about it for an error."""
-    address = _bare(params["url"])
-    lists = sorted({e.path for e in entries(place.root / "etc/apt") if e.address == address})
+    architecture = _architecture(place)
+    address = _bare(params["url"], architecture)
+    lists = sorted({e.path for e in entries(place.root / "etc/apt", architecture) if e.address == address})
     if not lists:
         raise Refused(
             f"{params['keyring_package']} brings no entry for {address}: provision_cuda_repository_url names another "

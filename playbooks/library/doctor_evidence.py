@@ -50,6 +50,11 @@ LEAST_FREE_BYTES = 1 << 30
 _YOUNG = timedelta(minutes=10)
 _OF_INTEREST = re.compile(r"NVRM|Xid|nvidia|nouveau|[Oo]ut of memory|oom|EXT4-fs|XFS|read-only|space left|rejected")
 _OF_A_CHECK = re.compile(r"migrate-[a-z-]+-\d+")
+# What the role gpu_driver takes away after its reboot.
+_OF_A_REBOOT = {
+    "/var/lib/migrate/provision/live_restore.json": "a reboot was begun and Docker's live-restore is still off",
+    "/etc/systemd/system/migrate-serving.service": "a reboot was begun and the order of boots is still changed",
+}
 _ADMIN_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Run = Callable[[list[str]], tuple[int, str]]
@@ -201,11 +206,15 @@ def _service(name: str, state: dict[str, Any], log: Text, texts: list[Text]) -> 
 
 
 def _leftovers(run: Run) -> list[dict[str, str]]:
-    """Containers of checks that outlived what started them."""
+    """Containers of checks that outlived what started them, and files of a reboot that nobody came back from."""
     rc, out = run(["docker", "ps", "--all", "--filter", "name=migrate-", "--format", "{{.Names}}\t{{.Status}}"])
     rows = [line.partition("\t") for line in out.splitlines()] if rc == 0 else []
     ours = [(name, status) for name, _, status in rows if _OF_A_CHECK.fullmatch(name)]
-    return [{"kind": "container", "name": name, "detail": status[:80]} for name, status in ours]
+    files = [(path, why) for path, why in _OF_A_REBOOT.items() if os.path.lexists(path)]
+    return [
+        *({"kind": "container", "name": name, "detail": status[:80]} for name, status in ours),
+        *({"kind": "file", "name": path, "detail": why} for path, why in files),
+    ]
 
 
 def bounded(tools: str) -> Run:

@@ -35,6 +35,7 @@ RETURN = r"""
 loaded: {type: dict, returned: always, description: Version and flavour of the loaded module, or null.}
 installed: {type: dict, returned: always, description: Version and flavour of the installed module, or null.}
 library: {type: str, returned: always, description: Version of the installed library, or null.}
+fabric: {type: dict, returned: always, description: "Installed packages of the NVSwitch fabric -> upstream version."}
 reboot_due: {type: bool, returned: always, description: Whether the installed module is not the loaded one.}
 kernel: {type: str, returned: always, description: Release of the running kernel.}
 headers: {type: bool, returned: always, description: Whether its headers are there.}
@@ -61,7 +62,8 @@ def state(params: dict[str, Any], run: Run) -> dict[str, Any]:
     return {
         "loaded": loaded,
         "installed": installed,
-        "library": _library(run),
+        "library": next(iter(_versions(run, r"libnvidia-compute(-\d+)?(-server)?").values()), None),
+        "fabric": _versions(run, r"(nvidia-fabricmanager|nvlink5)(-\d+)?"),
         "reboot_due": installed is not None and installed != loaded,
         "kernel": kernel,
         "headers": (root / f"lib/modules/{kernel}/build").exists(),
@@ -81,10 +83,10 @@ def _installed(run: Run) -> dict[str, str] | None:
     return {"version": version.strip(), "flavour": "open" if license_text == OPEN_LICENSE else "proprietary"}
 
 
-def _library(run: Run) -> str | None:
-    """Upstream version of the package that brings libcuda and NVML."""
-    found = [v for name, v in apt.installed(run).items() if re.fullmatch(r"libnvidia-compute(-\d+)?(-server)?", name)]
-    return found[0].rpartition(":")[2].partition("-")[0] if found else None
+def _versions(run: Run, pattern: str) -> dict[str, str]:
+    """Upstream versions of the installed packages of these names; libnvidia-compute brings libcuda and NVML."""
+    found = {name: version for name, version in apt.installed(run).items() if re.fullmatch(pattern, name)}
+    return {name: version.rpartition(":")[2].partition("-")[0] for name, version in found.items()}
 
 
 def _container_id(run: Run, name: str) -> str:

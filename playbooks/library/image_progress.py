@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.migrate_fetch import is_held
 
 DOCUMENTATION = r"""
 module: image_progress
@@ -16,6 +18,7 @@ short_description: Reads how far the build of an image is
 description:
   - Looks at C(build.log) and, once the build is over, at C(ended) in the build folder.
   - Fails with the cause and what to do where the build ended with another status than 0.
+  - Fails where nobody works at the build any more and it left no result, as after a restart of the host.
 options:
   path: {type: path, required: true, description: Build folder.}
 author: [migrate]
@@ -37,6 +40,8 @@ advice: {type: str, returned: failure, description: What to change.}
 """
 
 TIMED_OUT = 124
+# Longer than a build takes from its start to its lock: it looks for its client first.
+GRACE_S = 60
 _TAIL = 1 << 20
 # What ends a build, and what to do: our own checks say it themselves, the compilers' deaths do not.
 CAUSES = (
@@ -93,6 +98,16 @@ def look(path: Path, now: float) -> dict[str, Any]:
     return {"finished": code is not None, "code": code, "progress": f"{minutes} min, {line}", "log": log}
 
 
+def is_dead(path: Path, clock: Callable[[], float], sleep: Callable[[float], None]) -> bool:
+    """Whether the build has not ended, and nobody held its lock for so long that nobody will."""
+    deadline = clock() + GRACE_S
+    while not (path / "ended").exists() and not is_held(path / "lock"):
+        if clock() >= deadline:
+            return True
+        sleep(2)
+    return False
+
+
 def _tail(path: Path) -> str:
     """The log's last mebibyte; empty where it has not begun."""
     try:
@@ -108,12 +123,17 @@ def main() -> None:
     spec = {"path": {"type": "path", "required": True}}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     path = Path(module.params["path"])
+    dead = is_dead(path, time.monotonic, time.sleep)
     found = look(path, time.time())
     log, code = found.pop("log"), found.pop("code")
     if code:
         cause, advice = causes_end(log, code)
         told = f"{found['progress'].partition(',')[0]}: {cause}; {advice}; log: {path}/build.log"
         module.fail_json(msg=told, cause=cause, advice=advice, **found)
+    if dead:
+        cause, advice = "the build ended without a result: the host was restarted, or it was killed", "migrate continue"
+        told = f"{cause}; what is built already is not built again: {advice}; log: {path}/build.log"
+        module.fail_json(msg=told, cause=cause, advice=advice, **found | {"finished": True})
     module.exit_json(changed=False, **found)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ description:
     Where O(path) holds these weights already, nothing is done and RV(ready) is true.
   - C(state=placed) takes checkpoints away that were converted, writes the manifest O(path).sha256, and moves the
     folder to O(path) in one rename.
+  - Refuses an O(path) that is there with neither C(.origin) nor C(.sha256) beside it; somebody else made it.
 options:
   path: {type: path, required: true, description: Where vLLM reads the weights.}
   state: {type: str, required: true, choices: [fetched, placed], description: Which half is done.}
@@ -37,6 +39,7 @@ options:
   weights_allow: {type: list, elements: str, default: [], description: Not looked at; the plan has the files.}
   weights_offline_copy: {type: path, default: "", description: Folder or tar archive brought by hand.}
   weights_token: {type: str, default: "", description: Token for the hub.}
+  weights_token_file: {type: path, default: "", description: File with the token instead; it is removed at once.}
 author: [migrate]
 """
 EXAMPLES = r"""
@@ -73,9 +76,18 @@ class Places:
         same = self.origin.read_text() == origin
         return same and manifest(self.path) == parse_manifest(self.manifest.read_text())
 
+    def refuse_others(self) -> None:
+        """Raise WrongWeights where something is in place that no run of ours put there."""
+        if os.path.lexists(self.path) and not (self.origin.is_file() or self.manifest.is_file()):
+            raise WrongWeights(
+                f"vllm_weights_path: {self.path} is there, and migrate did not make it; nothing was changed. "
+                f"Set another vllm_weights_path, or move it away: mv {self.path} {self.path}.before"
+            )
+
 
 def fetched(params: Mapping[str, Any], places: Places, *, check: bool = False) -> dict[str, Any]:
     """Fill the working folder. Raises WrongWeights, HubError, OSError, ValueError or TarError."""
+    places.refuse_others()
     told = params["weights"]
     source = Path(params["vllm_weights_source"] or "/")
     sums = _sums(source) if told["kind"] == "directory" else {}
@@ -96,7 +108,8 @@ def fetched(params: Mapping[str, Any], places: Places, *, check: bool = False) -
 
 
 def placed(places: Places) -> dict[str, Any]:
-    """Move the filled folder into place. Raises WrongWeights where it holds no weights."""
+    """Move the filled folder into place. Raises WrongWeights where it holds no weights, or another is in place."""
+    places.refuse_others()
     if not places.working.is_dir():
         return {"changed": False, "ready": True}
     names = [path.relative_to(places.working).as_posix() for path in places.working.rglob("*") if path.is_file()]
@@ -106,6 +119,8 @@ def placed(places: Places) -> dict[str, Any]:
         (places.working / name).unlink()
     origin = (places.begun / "origin").read_text()
     wanted = manifest_text(manifest(places.working))
+    # From here to the end the folder is marked as ours, by an origin that no weights have.
+    write_private(places.origin, "")
     places.manifest.unlink(missing_ok=True)
     if places.path.is_dir():
         shutil.rmtree(places.path)
@@ -115,6 +130,16 @@ def placed(places: Places) -> dict[str, Any]:
     write_private(places.origin, origin)
     shutil.rmtree(places.begun)
     return {"changed": True, "ready": True}
+
+
+def taken(path: Path) -> str:
+    """The token in a file, which is removed: Ansible keeps what it gives a job on disk for as long as that runs."""
+    try:
+        token = path.read_text().strip()
+    except FileNotFoundError:
+        raise WrongWeights(f"weights_token: {path} is gone; migrate continue") from None
+    path.unlink()
+    return token
 
 
 def _sums(source: Path) -> dict[str, str]:
@@ -203,6 +228,7 @@ def main() -> None:
         "path": {"type": "path", "required": True},
         "state": {"type": "str", "required": True, "choices": ["fetched", "placed"]},
         "weights": {"type": "dict", "required": True},
+        "weights_token_file": {"type": "path", "default": "", "no_log": False},
     }
     module = AnsibleModule(spec, supports_check_mode=True)
     places = Places(Path(module.params["path"]))
@@ -211,6 +237,10 @@ def main() -> None:
             module.exit_json(**({"changed": True, "ready": False} if module.check_mode else placed(places)))
         if module.check_mode:
             module.exit_json(**fetched(module.params, places, check=True))
+        if module.params["weights_token_file"]:
+            token = taken(Path(module.params["weights_token_file"]))
+            module.no_log_values.add(token)
+            module.params["weights_token"] = token
         with alone(places.lock):
             module.exit_json(**fetched(module.params, places))
     except (WrongWeights, HubError, OSError, ValueError, tarfile.TarError) as error:

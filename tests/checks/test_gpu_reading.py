@@ -102,6 +102,15 @@ def test_container_gpu_counts_in_a_new_and_in_a_running_container(gpu_host: Smal
     assert gpu_host.check("container_gpu", **settings)[1]["verdict"] == "pass"
 
 
+def test_container_gpu_looks_into_the_container_of_the_runtime(gpu_host: SmallHost) -> None:
+    gpu_host.command("podman", f"GPU 0: NVIDIA H200 (UUID: {UUID})\n", when="run --rm")
+    gpu_host.command("podman", "true {}\n", when="inspect")
+    gpu_host.command("podman", "Failed to initialize NVML: Unknown Error\n", rc=255, when="exec migrate-vllm")
+    settings = {"vllm_image_digest": IMAGE, "vllm_gpus": "all", "vllm_runtime": "podman"}
+    found = gpu_host.check("container_gpu", **settings, vllm_container="migrate-vllm")[1]
+    assert (found["verdict"], "(container migrate-vllm)" in found["advice"]) == ("fail", True), found
+
+
 def fat_binary(*entries: tuple[int, int, int]) -> bytes:
     """A container with an entry of 8 bytes for each kind, architecture and flags."""
     body = b"".join(
@@ -262,6 +271,50 @@ class TestInTheImage:
         settings = json.loads((host.folder / "settings").read_text())
         assert settings["nccl_timeout_s"] == 5
         assert "vllm_image_digest" not in settings
+        assert settings["gpu_live"] is True, "nobody answers, and nobody said that the host serves nobody"
+
+    @pytest.mark.parametrize(
+        ("settings", "given"),
+        [
+            ({}, "--shm-size 1g"),
+            ({"vllm_shm_size": "8g", "vllm_ipc": "private"}, "--shm-size 8g"),
+            ({"vllm_shm_size": "8g", "vllm_ipc": "host"}, "--ipc host"),
+        ],
+    )
+    def test_it_gets_the_shared_memory_of_the_deployed_container(
+        self, check: str, host: SmallHost, settings: dict[str, str], given: str
+    ) -> None:
+        host.command("docker", '{"verdict": "pass", "measured": "so"}', when=given)
+        assert host.check(check, vllm_image_digest=IMAGE, **settings)[1]["measured"] == "so"
+
+    @pytest.mark.parametrize(
+        ("answers", "settings", "live"),
+        [
+            ([503, 200, 503, 503, 503], {"gpu_live": False}, True),
+            ([503], {"gpu_live": False}, False),
+            ([503], {}, True),
+        ],
+    )
+    def test_one_answer_of_five_is_a_live_host(
+        self,
+        check: str,
+        monkeypatch: pytest.MonkeyPatch,
+        answers: list[int],
+        settings: dict[str, bool],
+        live: bool,
+    ) -> None:
+        file, asked = module(check), iter(answers)
+        monkeypatch.setattr(file, "_latency_s", lambda port, settings: 0.1 if next(asked, 503) == 200 else 0.0)
+        started: list[list[str]] = []
+
+        def watched(run: list[str], name: str, served: dict[int, float], settings: object) -> tuple[str, str, str]:
+            assert served == ({8000: 0.1} if 200 in answers else {})
+            started.append(run)
+            return "{}", "", ""
+
+        monkeypatch.setattr(file, "_watched", watched)
+        file.check({"vllm_image_digest": IMAGE, "triton_http_port": 8000, **settings})
+        assert json.loads(started[0][-1])["gpu_live"] is live
 
 
 @pytest.fixture(params=["slow", "gone"])
@@ -288,7 +341,8 @@ def tiring(request: pytest.FixtureRequest) -> Iterator[int]:
     server.server_close()
 
 
-def test_it_steps_back_where_the_service_slows_down(host: SmallHost, tiring: int) -> None:
+@pytest.mark.parametrize("port", ["triton_http_port", "gateway_port"])
+def test_it_steps_back_where_the_service_slows_down(host: SmallHost, tiring: int, port: str) -> None:
     docker = host.folder / "bin/docker"
     docker.parent.mkdir()
     pid = host.folder / "pid"
@@ -296,7 +350,8 @@ def test_it_steps_back_where_the_service_slows_down(host: SmallHost, tiring: int
         f"#!/bin/sh\ncase $1 in run) echo $$ > {pid}; exec /bin/sleep 30;; rm) kill $(/bin/cat {pid});; esac\n"
     )
     docker.chmod(0o755)
-    rc, found = host.check("torch_gpu", vllm_image_digest=IMAGE, triton_http_port=tiring, triton_probe_model="phi2")
+    settings = {port: tiring, "triton_probe_model": "phi2"}
+    rc, found = host.check("torch_gpu", vllm_image_digest=IMAGE, **settings)
     assert (rc, found["verdict"]) == (2, "inconclusive")
     assert found["measured"].startswith("stepped back: ")
     with pytest.raises(ProcessLookupError):

@@ -129,6 +129,14 @@ class TestLeftovers:
         assert ["dead-man" in one.what or "container" in one.what for one in found] == [True, True]
         assert found[1].do == "docker rm --force migrate-torch-gpu-1"
 
+    def test_a_reboot_that_nobody_came_back_from(self) -> None:
+        file = {"kind": "file", "name": "/etc/systemd/system/migrate-serving.service", "detail": "still there"}
+        records = (record(Kind.START, result=""), record(Kind.INTENT, "provision"))
+        assert doctor.leftovers({}, records, [file], "gpu01")[-1].do == "migrate continue --host gpu01"
+        records = (*records, record(Kind.FINISH, result="rolled back"))
+        (found,) = doctor.leftovers({}, records, [file], "gpu01")
+        assert found.do == "migrate rollback --host gpu01 --to before-provision"
+
     def test_nothing_while_a_run_is_under_way(self) -> None:
         answer = {"lock": {"held": True, "lock": {}}, "deadman": {"armed": True}}
         assert doctor.leftovers(answer, failed("stage"), [{"kind": "c", "name": "n", "detail": ""}], "gpu01") == []
@@ -215,6 +223,33 @@ class TestExamine:
         assert set(playbooks.variables["doctor_services"]) == {"triton", "vllm", "gateway"}
         assert playbooks.variables["vllm_image_digest"].endswith("@sha256:" + "c" * 64)
         assert playbooks.variables["migrate_failures"]
+
+    @pytest.mark.parametrize(
+        ("changed", "expected"),
+        [
+            ({"vllm_mode": "offline", "vllm_runtime": "process"}, {"triton"}),
+            ({"vllm_mode": "offline"}, {"triton", "vllm"}),
+            ({"vllm_runtime": "process"}, {"triton", "vllm", "gateway"}),
+        ],
+    )
+    def test_a_process_that_serves_nobody_runs_for_a_job_only(
+        self, latest: dict[str, Any], changed: dict[str, Any], expected: set[str]
+    ) -> None:
+        own = record(Kind.START, plan=plan(**changed).as_json(), result="")
+        latest["records"] = (own, *passed("snapshot", "stage", "deploy"))
+        playbooks = Playbooks()
+        examined(Target(playbooks))
+        assert set(playbooks.variables["doctor_services"]) == expected
+
+    @pytest.mark.parametrize(("undone", "name"), [((), "phi2"), (("stage", "deploy"), "other")])
+    def test_what_is_still_deployed_is_looked_at_with_the_plans_settings(
+        self, latest: dict[str, Any], undone: tuple[str, ...], name: str
+    ) -> None:
+        back = [record(Kind.ROLLBACK, phase, undone=True) for phase in undone]
+        latest["records"] = started(*passed("stage", "deploy"), *back, record(Kind.FINISH, result="rolled back"))
+        playbooks = Playbooks()
+        examined(Target(playbooks, vllm_served_model_name="other"))
+        assert playbooks.variables["vllm_served_model_name"] == name
 
     def test_a_failed_check_is_a_finding_with_its_advice(self, latest: dict[str, Any]) -> None:
         bad = Verdict("clock", Outcome.FAIL, "within 60 s", "+400 s", "", "set the clock")

@@ -33,5 +33,7 @@ def test_a_verdict_that_breaks_the_contract_is_not_read(broken: dict[str, str]) 
 
 
 def test_a_verdict_reads_back() -> None:
-    verdict = Verdict("gpu", Outcome.FAIL, "24 GiB", "16 GiB", "too small", "use another host", 0.5, {"driver": "580"})
+    verdict = Verdict(
+        "gpu_driver", Outcome.FAIL, "24 GiB", "16 GiB", "too small", "use another host", 0.5, {"driver": "580"}
+    )
     assert Verdict.parse(verdict.as_json()) == verdict

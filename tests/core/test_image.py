@@ -38,6 +38,18 @@ def stage(plan: Plan) -> list[dict[str, str]]:
     return [{"kind": step.kind, "what": step.what, "after": step.after, "why": step.why} for step in steps]
 
 
+@pytest.mark.parametrize(
+    ("reference", "floor"),
+    [
+        ("vllm/vllm-openai:v0.26.0", {"gpu_driver_min_major": 580}),
+        ("vllm/vllm-openai:v0.26.0-cu129", {"gpu_driver_min_major": 525}),
+        ("registry.lab:5000/vllm:mine", {}),
+    ],
+)
+def test_the_driver_that_the_image_needs_is_what_the_host_is_held_to(reference: str, floor: dict[str, int]) -> None:
+    assert image.driver_floor(settings(vllm_image=reference)) == floor
+
+
 def test_official_says_why() -> None:
     first = stage(made(on_card("12.0"), vllm_image="vllm/vllm-openai:v0.26.0"))[0]
     assert first["what"] == f"vllm/vllm-openai:v0.26.0 ({DIGEST[:19]})"

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from migrate import actions, planner, rollback, summary, variables
 from migrate import lock as locks
 from migrate import plan as planning
-from migrate import planner, rollback, summary, variables
 from migrate import run as running
 from migrate.cli.planview import as_text
 from migrate.context import Run
 from migrate.errors import GateFailed, HostUnreachable, Refused, SettingsError
-from migrate.gate import Outcome
-from migrate.journal import Kind, gaps
+from migrate.gate import Outcome, Verdict
+from migrate.journal import Kind, finished, gaps
 from migrate.lock import Lease
+from migrate.phases import NAMES
 from migrate.plan import Plan
 
 from .fakes import FakeHost, FakePlaybooks, facts, run, settings
@@ -59,7 +60,7 @@ def test_every_package_is_a_step_and_the_reboot_is_announced() -> None:
     assert steps["the host"] == ("running", "rebooted")
     assert steps["gpu_driver"] == ("not looked at", "keep nouveau away from the cards")
     assert summary.of(plan)["gap"] == "at most 60 s"
-    assert "no GPU container can be created" in as_text(plan)
+    assert "no new GPU container can be created" in as_text(plan)
     assert planning.from_json(plan.as_json()) == plan
 
 
@@ -93,12 +94,22 @@ def test_nothing_to_change_is_relied_on_too() -> None:
     assert [d.key for d in planning.drift(made(), previewed(NOUVEAU))] == ["provision.changes"]
 
 
-def test_after_the_phase_the_driver_is_another() -> None:
+def test_after_the_phase_the_driver_is_another_and_nobody_looks_again() -> None:
     found = previewed(PACKAGES, REBOOT) | {"driver": {"version": "570.172.08"}}
     plan = planner.make("gpu01", settings(**MANAGED), found, "t", NOW)
-    now = previewed() | {"driver": {"version": "580.178.04"}}
-    assert not planning.drift(plan, now, passed=["provision"])
-    assert {d.key for d in planning.drift(plan, now)} == {"driver.version", "provision.changes"}
+    now = facts() | {"driver": {"version": "580.178.04"}}
+    assert not planning.drift(plan, now, passed=set(NAMES[: NAMES.index("provision") + 1]))
+    assert {d.key for d in planning.drift(plan, now)} == {"driver.version", "provision.changes", "provision.refused"}
+
+
+def test_a_managed_host_gets_through_the_cutover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = {name: lambda run: [Verdict("judged", Outcome.PASS)] for name in ("judge_parity", "judge_performance")}
+    monkeypatch.setattr(actions, "ACTIONS", {**actions.ACTIONS, **judged})
+    monkeypatch.setattr(actions, "_POLL_S", 0.01)
+    monkeypatch.setattr(actions, "_watch", lambda run, since, percent: run.host.call("window"))
+    going = rebooting(tmp_path, FakeHost(), FakePlaybooks())
+    running.forward(going)
+    assert finished(going.journal.records) == "migrated"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ from .fakes import VARIABLES, settings
         ({"vllm_environment": {"HF_TOKEN": "hf_x"}}, "HF_TOKEN looks like a secret"),
         ({"vllm_args": {"api-key": "x"}}, "api-key looks like a secret"),
         ({"triton_models": {"phi2": {"style": "onnx"}}}, "triton_models.phi2.style"),
+        ({"vllm_weights_path": "/srv/triton/models"}, "vllm_weights_path: /srv/triton/models is replaced and removed"),
+        ({"vllm_weights_path": "/srv"}, "triton_model_repository is /srv/triton/models"),
+        ({"vllm_weights_path": "/srv/triton/models/phi2/1/weights/new"}, "vllm_weights_path"),
+        ({"provision_cuda_repository_url": "https://u:p@mirror/cuda"}, "provision_cuda_repository_url"),
     ],
 )
 def test_a_bad_setting_is_named(changed: dict[str, Any], message: str) -> None:

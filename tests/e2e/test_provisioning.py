@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -82,9 +83,10 @@ def loaded() -> str:
     return on_gpu01("cat /run/nvidia-stand-in/module 2>/dev/null || true").strip()
 
 
-def boots() -> str:
-    """Changes with every boot of the host, which is a container."""
-    return on_gpu01("cut -d ' ' -f 22 /proc/1/stat").strip()
+def boots() -> int:
+    """How often the host, which is a container, has booted since it was made."""
+    asked = ["docker", "inspect", "--format", "{{.RestartCount}}", "migrate-lab-gpu01"]
+    return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
 
 
 def wait_for_triton() -> None:
@@ -152,11 +154,11 @@ def test_what_would_fail_is_refused_by_the_plan(host_with_570: None, lab: Lab, c
 def test_from_570_and_back(with_570: Lab) -> None:
     lab = with_570
     lab.set(**SETTINGS)
-    before, first_boot = packages(), boots()
+    before, booted = packages(), boots()
     plan = lab.migrate("plan", "--host", "gpu01", "-o", "plan.json")
     assert plan.code == 0
     assert "service gap:        at most 180 s" in plan.out
-    assert (packages(), boots()) == (before, first_boot)
+    assert (packages(), boots()) == (before, booted)
 
     watching = witness(lab, "--until-stopped")
     try:
@@ -169,6 +171,7 @@ def test_from_570_and_back(with_570: Lab) -> None:
     assert seen["failed_in_announced_gap"] > 0
     assert {name: packages().get(name) for name in WANTED} == WANTED
     assert loaded().startswith("580.178.04 open")
+    assert boots() == booted + 1
     verdicts = {v["check"]: v["verdict"] for v in provisioned(lab)["verdicts"]}
     assert verdicts["announced_gap"] == "pass"
     assert (verdicts["gpu_driver"], verdicts["nccl_host"]) == ("pass", "pass")
@@ -177,14 +180,13 @@ def test_from_570_and_back(with_570: Lab) -> None:
     assert not any(f"{name}-570" in packages() for name in ("nvidia-open", "libnvidia-compute"))
 
     assert lab.migrate("rollback", "--host", "gpu01").code == 0
-    second_boot = boots()
     assert lab.migrate("apply", "--host", "gpu01", "--yes", "--through", "provision").code == 0
-    assert (provisioned(lab)["changed"], boots()) == (0, second_boot)
+    assert (provisioned(lab)["changed"], boots()) == (0, booted + 1)
 
     declined = lab.migrate("rollback", "--host", "gpu01", "--to", "before-provision")
     assert "nobody answers" in declined.err
-    assert boots() == second_boot
+    assert boots() == booted + 1
     assert lab.migrate("rollback", "--host", "gpu01", "--to", "before-provision", "--yes").code == 0
-    assert packages() == before
+    assert (packages(), boots()) == (before, booted + 2)
     assert loaded().startswith("570.")
     wait_for_triton()

@@ -24,6 +24,9 @@ SERVICES = {"triton": "triton-triton-1", "vllm": "vllm-vllm-1", "gateway": "vllm
 NAMES = {
     "host": "gpu01",
     "triton_container": "triton-triton-1",
+    "triton_compose_file": "/opt/triton/docker-compose.yml",
+    "triton_compose_project": "triton",
+    "triton_compose_service": "triton",
     "vllm_image": "registry.lab:5000/vllm-openai:v9",
     "vllm_memory_limit": "64g",
     "vllm_port": 18000,

@@ -133,6 +133,16 @@ def test_what_could_not_be_read_is_named(module: ModuleType) -> None:
     assert set(one(module, Host(docker_info="{}"))["unread"]) == {"the kernel's log", "systemctl"}
 
 
+def test_files_of_a_reboot_that_was_not_finished(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, absent = tmp_path / "live_restore.json", tmp_path / "migrate-serving.service"
+    assert {Path(path).name for path in module._OF_A_REBOOT} == {there.name, absent.name}
+    there.touch()
+    monkeypatch.setattr(module, "_OF_A_REBOOT", {str(there): "still off", str(absent): "still changed"})
+    assert one(module, Host())["leftovers"] == [{"kind": "file", "name": str(there), "detail": "still off"}]
+
+
 def test_only_containers_of_checks_are_leftovers(module: ModuleType) -> None:
     host = Host(docker_ps="migrate-torch-gpu-4711\tUp 3 hours\nmigrate-lab-gpu01\tUp 1 hour\nmy-migrate-x-1\tUp\n")
     assert one(module, host)["leftovers"] == [

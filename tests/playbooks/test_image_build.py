@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -69,12 +71,40 @@ def test_progress_is_the_last_line_until_the_build_has_ended(progress: ModuleTyp
     assert progress.look(tmp_path, 7261.0)["code"] == 1
 
 
+def test_a_build_that_nobody_works_at_is_not_waited_for(progress: ModuleType, tmp_path: Path) -> None:
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    assert progress.is_dead(tmp_path, lambda: clock[0], sleep)
+    assert clock[0] >= progress.GRACE_S
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not progress.is_dead(tmp_path, lambda: clock[0], sleep)
+    (tmp_path / "ended").write_text("0")
+    assert not progress.is_dead(tmp_path, lambda: clock[0], sleep)
+
+
 class Mirror:
     """A package index on the loopback."""
 
     def __init__(self, folder: Path) -> None:
-        handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.redirect, self.seen = ("", ""), list[str | None]()
+        mirror = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.seen.append(self.headers["Authorization"])
+                begin, to = mirror.redirect
+                if not begin or not self.path.startswith(begin):
+                    return super().do_GET()
+                self.send_response(302)
+                self.send_header("Location", to + self.path)
+                self.end_headers()
+                return None
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
         self.folder, self.address = folder, f"http://127.0.0.1:{self.server.server_port}/simple"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -106,6 +136,41 @@ def fetch(mirror: Mirror, name: str, sha256: str) -> tuple[int, str, Path]:
 def test_the_source_comes_from_the_mirror_of_pip_s_configuration(mirror: Mirror) -> None:
     code, said, target = fetch(mirror, "vllm-0.26.0.tar.gz", hashlib.sha256(b"source").hexdigest())
     assert (code, said, target.read_bytes()) == (0, "", b"source")
+
+
+@pytest.mark.parametrize("way", ["link", "redirect"])
+def test_another_server_does_not_get_the_index_s_credentials(mirror: Mirror, way: str) -> None:
+    with asked_for(b"source") as (store, seen):
+        page = mirror.folder / "simple" / "vllm" / "index.html"
+        if way == "link":
+            page.write_text(f'<a href="{store}/vllm-0.26.0.tar.gz">v</a>')
+        else:
+            mirror.redirect = ("/files/", store)
+        code, said, _ = fetch(mirror, "vllm-0.26.0.tar.gz", hashlib.sha256(b"source").hexdigest())
+    assert (code, said, seen) == (0, "", [None])
+    assert mirror.seen[0] == "Basic " + base64.b64encode(b"user:word").decode()
+
+
+@contextlib.contextmanager
+def asked_for(content: bytes) -> Iterator[tuple[str, list[str | None]]]:
+    """A server on another port: its address, and the Authorization of each request."""
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", seen
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_source_with_another_hash_is_not_kept(mirror: Mirror) -> None:

@@ -77,6 +77,13 @@ def test_the_library_is_told_by_its_upstream_version(look: Callable[..., Any], v
     assert look(dpkg_query=told)["library"] == "580.95.05"
 
 
+def test_the_fabric_manager_is_told_where_there_is_one(look: Callable[..., Any]) -> None:
+    names = ("nvidia-fabricmanager-570\t570.172.08-1", "nvlink5-570\t570.172.08-1", "nvidia-fabricmanager-dev-570\t1")
+    told = look(dpkg_query=packages(*names))
+    assert told["fabric"] == {"nvidia-fabricmanager-570": "570.172.08", "nvlink5-570": "570.172.08"}
+    assert look()["fabric"] == {}
+
+
 @pytest.mark.parametrize(("last", "is_on"), [(b"\0", False), (b"\1", True)])
 def test_secure_boot_is_read_from_the_firmware(
     look: Callable[..., Any], tmp_path: Path, last: bytes, is_on: bool

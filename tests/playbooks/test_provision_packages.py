@@ -111,7 +111,7 @@ def test_a_version_that_was_never_built_fails_with_the_candidates(
 
 
 def test_an_unknown_branch_fails_with_the_names_that_there_are(module: ModuleType, bring: Callable[..., Any]) -> None:
-    with refused(module, "no source knows a package nvidia-open-585") as told:
+    with refused(module, "no source knows a package nvidia-open-585.*apt-get update") as told:
         bring("nvidia-open-585=585.*")
     assert "nvidia-open-570, nvidia-open-580" in str(told.value)
 
@@ -123,6 +123,25 @@ def test_a_driver_never_crosses_to_another_origin(module: ModuleType, bring: Cal
     with refused(module, "is from Ubuntu, asked for is 'NVIDIA CUDA'.*provision_driver_source"):
         bring("nvidia-open-580=580.*", one_origin=DRIVER, may_change=DRIVER)
     assert apt.versions() == {"libnvidia-compute-580": "580.173.02-0ubuntu0.24.04.1"}
+
+
+def test_a_driver_whose_version_left_the_index_is_refused_where_two_origins_offer_it(
+    module: ModuleType, bring: Callable[..., Any], apt: AptRoot, tmp_path: Path
+) -> None:
+    gone = [apt.build(deb, tmp_path) for deb in driver("580.65.06", "-580")]
+    apt.install(*map(str, gone))
+    keep = tmp_path / "debs"
+    keep.mkdir()
+    for file in gone:
+        file.rename(keep / file.name)
+    assert bring("nvidia-open-580=580.178.*", one_origin=DRIVER, may_change=DRIVER, dry=True)
+    ubuntu = [Deb("libnvidia-compute-580", "580.173.02-0ubuntu0.24.04.1")]
+    apt.know(apt.repository("ubuntu", ubuntu, label="Ubuntu", origin="Ubuntu"), name="ubuntu")
+    before = apt.versions()
+    with refused(module, "libnvidia-compute-580 580.65.06.*cannot be told where it came from.*Ubuntu.*apt-get purge"):
+        bring("nvidia-open-580=580.178.*", one_origin=DRIVER, may_change=DRIVER)
+    assert apt.versions() == before
+    assert bring("nvidia-open-580=580.*", one_origin=DRIVER, may_change=DRIVER) == []
 
 
 def test_a_metapackage_that_would_bring_a_driver_is_refused(module: ModuleType, bring: Callable[..., Any]) -> None:

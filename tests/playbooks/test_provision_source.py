@@ -213,3 +213,11 @@ def test_a_keyring_of_another_repository_is_taken_back(
         source(**keyring, url="http://mirror/cuda")
     assert sources(apt) == {}
     assert apt.versions() == {}
+
+
+def test_the_word_for_the_architecture_is_dpkgs_own(module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "sources.list").write_text("deb https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH) /\n")
+    (found,) = module.entries(tmp_path, "arm64")
+    assert found.address == "https://nvidia.github.io/libnvidia-container/stable/deb/arm64"
+    asked = module.Place(lambda argv: (0, "arm64\n", ""), _read)
+    assert module._architecture(asked) == "arm64"

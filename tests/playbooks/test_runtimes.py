@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.playbooks.conftest import PLAYBOOKS
 from tests.playbooks.test_hostile_values import TEXT, for_templates, rendered
 
 HOSTILE = f'{TEXT} %h %% $$ \\ "q"'
@@ -137,6 +139,48 @@ def test_offline_idles_without_port_and_gateway(runtime: str, template: str, tmp
         assert not {"ports", "healthcheck"} & services["vllm"].keys()
     assert "--served-model-name" not in text
     assert "/offline" in text
+
+
+def said(place: Path, extra: dict[str, Any], message: str, given: dict[str, Any]) -> Any:
+    """What Ansible makes of an expression beside a task's variables."""
+    copy = {"content": "{{ (" + message + ") | to_json }}", "dest": str(place / "said")}
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.copy": copy, "vars": given}]}
+    (place / "play.yml").write_text(json.dumps([play]))
+    (place / "extra.json").write_text(json.dumps(extra))
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "play.yml"]
+    argv += ["-e", "@extra.json", "-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=place, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((place / "said").read_text())
+
+
+def test_offline_as_a_process_has_a_user_and_limits(tmp_path: Path) -> None:
+    role = PLAYBOOKS / "roles" / "offline"
+    changed = {"vllm_mode": "offline", "vllm_memory_limit": "6g", "vllm_cpu_limit": 1.5, "vllm_cache_dir": "/c d"}
+    defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    given = yaml.safe_load((role / "vars" / "main.yml").read_text())
+    extra = defaults | for_templates(vllm_runtime="process", **changed)
+    argv = said(tmp_path, extra, "__offline_python['process']", given)
+    assert {"--uid=migrate-vllm", "--property=MemoryMax=6G", "--property=CPUQuota=150%"} <= set(argv)
+    assert '--property=ReadWritePaths="/var/lib/migrate/offline" "/c d"' in argv
+    assert argv[-1] == "/var/lib/migrate/venv/bin/python"
+
+
+@pytest.mark.parametrize("runtime", ["docker", "process"])
+def test_a_conversion_has_neither_network_nor_the_host(runtime: str, tmp_path: Path) -> None:
+    tasks = yaml.safe_load((PLAYBOOKS / "roles" / "stage" / "tasks" / "weights.yml").read_text())
+    task = next(task for task in tasks if task["name"] == "Finish the weights")["block"][0]
+    message = task["ansible.builtin.command"]["argv"].removeprefix("{{ ").removesuffix(" }}")
+    fetched = {"source": "/s $x", "working": "/w", "convert": ["pytorch_model.bin"]}
+    given = task["vars"] | {"__stage_program": "program", "__stage_fetched": fetched}
+    argv = said(tmp_path, for_templates(vllm_runtime=runtime), message, given)
+    if runtime == "docker":
+        assert {"--network=none", "--cpu-shares=512", "--oom-score-adj=1000"} <= set(argv)
+        assert argv[-5:] == ["-c", "program", "/source", "/target", "pytorch_model.bin"]
+    else:
+        unit = {"PrivateNetwork=yes", "ProtectSystem=strict", 'ReadWritePaths="/w"', "MemoryMax=64G"}
+        assert {f"--property={name}" for name in unit} <= set(argv)
+        assert argv[-4:] == ["-", "/s $$x", "/w", "pytorch_model.bin"]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not on this machine")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.playbooks.conftest import PLAYBOOKS
 from tests.playbooks.hub import Faults, serving
 from tests.playbooks.test_weights_hub import FILES, tensors
 
@@ -88,6 +93,38 @@ def test_weights_of_another_commit_replace_those_in_place(
             assert stage(files, weights, trees, path, **given)["changed"]
             assert not stage(files, weights, trees, path, **given)["changed"]
         assert (path / "config.json").read_bytes() == content["config.json"]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(
+    files: ModuleType, weights: ModuleType, trees: Any, tmp_path: Path
+) -> None:
+    source, path = written(tmp_path / "source", SMALL), written(tmp_path / "models", {"phi2/config.pbtxt": b"Triton's"})
+    with pytest.raises(files.WrongWeights, match=f"vllm_weights_path: {path} .* mv {path}"):
+        stage(files, weights, trees, path, vllm_weights_source=str(source))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["models", "source"]
+    written(tmp_path / ".models.new", SMALL)
+    written(tmp_path / ".models.part", {"origin": b"x\n"})
+    with pytest.raises(files.WrongWeights, match="vllm_weights_path"):
+        files.placed(files.Places(path))
+    assert (path / "phi2/config.pbtxt").read_bytes() == b"Triton's"
+
+
+def test_a_crash_while_the_folder_is_moved_locks_nobody_out(
+    files: ModuleType, weights: ModuleType, trees: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = written(tmp_path / "source", SMALL), tmp_path / "phi2"
+    rename = Path.rename
+
+    def cut(self: Path, target: Path) -> None:
+        rename(self, target)
+        raise OSError("power")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="power"):
+        patched.setattr(Path, "rename", cut)
+        stage(files, weights, trees, path, vllm_weights_source=str(source))
+    assert path.is_dir()
+    assert stage(files, weights, trees, path, vllm_weights_source=str(source))["changed"]
+    assert not stage(files, weights, trees, path, vllm_weights_source=str(source))["changed"]
 
 
 def test_what_an_earlier_fetch_left_is_not_staged(
@@ -195,6 +232,15 @@ def test_a_missing_folder_names_the_setting(files: ModuleType, weights: ModuleTy
         files.fetched(params | given, files.Places(tmp_path / "phi2"))
 
 
+def test_the_token_lies_in_a_file_only_until_the_fetch_begins(files: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("hf_secret\n")
+    assert files.taken(path) == "hf_secret"
+    assert not path.exists()
+    with pytest.raises(files.WrongWeights, match="migrate continue"):
+        files.taken(path)
+
+
 def test_the_wait_says_how_far_it_is(library: Callable[[str], ModuleType], tmp_path: Path) -> None:
     progress = library("weights_progress")
     job = tmp_path / "job"
@@ -210,3 +256,37 @@ def test_the_wait_says_how_far_it_is(library: Callable[[str], ModuleType], tmp_p
     shutil.rmtree(tmp_path / ".phi2.part")
     job.unlink()
     assert progress.told(tmp_path / "phi2", job)["finished"]
+
+
+def test_a_fetch_that_nobody_works_at_is_not_waited_for(library: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    progress, path, job = library("weights_progress"), tmp_path / "phi2", tmp_path / "job"
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    job.write_text(json.dumps({"started": 1, "finished": 0}))
+    assert progress.is_dead(path, job, lambda: clock[0], sleep)
+    assert clock[0] >= progress.GRACE_S
+    with (tmp_path / ".phi2.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not progress.is_dead(path, job, lambda: clock[0], sleep)
+    job.write_text(json.dumps({"changed": True, "ready": False}))
+    assert not progress.is_dead(path, job, lambda: clock[0], sleep)
+
+
+@pytest.mark.parametrize("mark", ["", ".origin", ".sha256"])
+def test_the_undo_removes_only_what_is_marked(tmp_path: Path, mark: str) -> None:
+    tasks = yaml.safe_load((PLAYBOOKS / "roles" / "stage" / "tasks" / "absent.yml").read_text())
+    of_weights = [task for task in tasks if "weights" in task["name"]]
+    path = written(tmp_path / "phi2", SMALL)
+    if mark:
+        path.with_name(f"phi2{mark}").write_text("x")
+    play = {"hosts": "localhost", "gather_facts": False, "vars": {"vllm_weights_path": str(path)}, "tasks": of_weights}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "play.yml"]
+    argv += ["-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    left = sorted(found.name for found in tmp_path.iterdir())
+    assert left == (["play.yml"] if mark else ["phi2", "play.yml"])

@@ -98,7 +98,9 @@ def migrated(directory: Path) -> Run:
         "preflight", "pass", verdict("host_os", expected="Ubuntu 24.04", measured="Ubuntu 24.04"), verdict("clock")
     )
     run.phase("snapshot")
-    unknown = verdict("gpu", "inconclusive", expected="a GPU", measured="none", advice="accept it in the inventory")
+    unknown = verdict(
+        "gpu_driver", "inconclusive", expected="a GPU", measured="none", advice="accept it in the inventory"
+    )
     run.phase("provision", "inconclusive", unknown, verdict("docker_engine"), accepted="the lab has no GPU")
     for name in ("stage", "deploy", "parity", "performance"):
         run.phase(name)

@@ -135,7 +135,7 @@ class TestJunit:
         ],
     )
     def test_only_pass_is_green(self, tmp_path: Path, verdict: str, accepted: str | None, tag: str) -> None:
-        sample.Run(tmp_path).phase("preflight", verdict, sample.verdict("gpu", "pass"), accepted=accepted)
+        sample.Run(tmp_path).phase("preflight", verdict, sample.verdict("gpu_driver", "pass"), accepted=accepted)
         suite = self.suites(tmp_path)["preflight"]
         assert [child.tag for child in suite[0]] == [tag]
         assert (suite.get("tests"), len(suite[1])) == ("2", 0)

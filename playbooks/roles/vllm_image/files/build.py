@@ -13,7 +13,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 TIMED_OUT = 124
 # From this release of the client on, BuildKit is a plugin of its own.
@@ -29,15 +31,25 @@ def main(argument: str) -> int:
         return 0 if client else 1
     folder = Path(argument)
     with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             return 0
         (folder / "began").touch()
         code = _build(client, folder, json.loads((folder / "build.json").read_text()))
         (folder / "ended.new").write_text(str(code))
         (folder / "ended.new").rename(folder / "ended")
     return code
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Whether this is the only build of the folder; a look at its progress holds the lock for a moment too."""
+    for _ in range(10):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def _build(client: str, folder: Path, asked: dict) -> int:  # type: ignore[type-arg]

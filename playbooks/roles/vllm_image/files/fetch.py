@@ -71,11 +71,28 @@ def _open(address: str):  # type: ignore[no-untyped-def]
         pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
     context = ssl.create_default_context(cafile=_setting("cert") or None)
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context)]
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context), _Redirects()]
     if proxy := _setting("proxy"):
         handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
     request = urllib.request.Request(_bare(address), headers=headers)  # noqa: S310 - the address is the operator's
     return urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects; the index's credentials are not told to another server."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        """The next request, without them where scheme, host or port differ."""
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following and _server(newurl) != _server(req.full_url):
+            following.remove_header("Authorization")
+        return following
+
+
+def _server(address: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port."""
+    parts = urllib.parse.urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _bare(address: str) -> str:
@@ -84,9 +101,9 @@ def _bare(address: str) -> str:
 
 
 def _with_credentials(address: str, index: str) -> str:
-    """A file on the index's own host is asked for with the index's credentials."""
+    """A file on the index's own server is asked for with the index's credentials."""
     file, own = urllib.parse.urlsplit(address), urllib.parse.urlsplit(index)
-    same = file.hostname == own.hostname and not file.username
+    same = _server(address) == _server(index) and not file.username
     return urllib.parse.urlunsplit(file._replace(netloc=own.netloc)) if same else address
 
 
