@@ -65,8 +65,8 @@ def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     major = int(settings.get("gpu_driver_min_major", MIN_MAJOR))
     memory = int(settings.get("gpu_min_memory_mib", MIN_MEMORY_MIB))
     told = {
-        "expected": f"driver {major} or newer, the same in module and libraries; each card of the bus in nvidia-smi; "
-        f"one with at least {memory} MiB",
+        "expected": f"driver {major} or newer, the same in module and libraries; each card of the bus in nvidia-smi"
+        + f"; one with at least {memory} MiB" * (memory > 0),
         "measured": _measured(raw, cards, loaded),
         "detail": "\n".join([_said(raw["smi"])] * (raw["smi"]["rc"] != 0) + raw["log"][-5:]),
         "versions": {"nvidia-driver": loaded} if loaded else {},
@@ -119,10 +119,12 @@ def _smi(raw: dict[str, Any], cards: list[dict[str, str]], loaded: str) -> str:
 def _wanted(cards: list[dict[str, str]], loaded: str, major: int, memory: int) -> str:
     """Advice where the driver is too old or the cards too small; memory that is not shown is not judged."""
     if int(loaded.partition(".")[0]) < major:
-        return f"upgrade driver {loaded} to {major} or newer: apt-get install nvidia-open-{major}, then reboot"
+        # From branch 590 on, names have no branch in them.
+        package = f"nvidia-open-{max(major, MIN_MAJOR)}" if major < 590 else "nvidia-open"
+        return f"upgrade driver {loaded} to {major} or newer: apt-get install {package}, then reboot"
     shown = [int(card["memory.total"]) for card in cards if card["memory.total"].isdigit()]
     if shown and max(shown) < memory:
-        return f"migrate a host with a GPU of {memory} MiB, or lower gpu_min_memory_mib"
+        return f"migrate a host with a GPU of {memory} MiB; by hand, gpu_min_memory_mib of this check asks for less"
     return ""
 
 

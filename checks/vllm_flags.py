@@ -2,7 +2,7 @@
 """Does the vLLM image know every planned option? A throwaway container without network prints its own --help.
 
 Settings: vllm_image_digest, vllm_args, vllm_gpus (a CUDA image prints no help where it finds no GPU), vllm_runtime
-(docker, podman or process), vllm_venv (for process), and vllm_flags_timeout_s, 180 unless given.
+(docker, podman or process), vllm_venv (for process), and vllm_flags_timeout_s, 600 unless given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 CHECK = "vllm_flags"
 
-TIMEOUT_S = 180
+TIMEOUT_S = 600
 REMOVE_TIMEOUT_S = 30
 ALWAYS = ("served-model-name", "host", "port")
 # In every release's full help, and in none that is cut down to groups or to a keyword.

@@ -32,12 +32,34 @@ def passed(found: tuple[int, dict[str, Any]]) -> None:
     assert (rc, verdict["verdict"]) == (0, "pass"), verdict
 
 
-def test_host_os(host: SmallHost) -> None:
-    release = host.folder / "os-release"
-    release.write_text('ID=debian\nVERSION_ID="12"\n')
-    failed(host.check("host_os", os_release=str(release)), "debian 12")
-    release.write_text('ID=ubuntu\nVERSION_ID="24.04"\nLAB_NOTE="Debian that presents itself as Ubuntu"\n')
-    passed(host.check("host_os", os_release=str(release)))
+# os-release of the machine that the captures in the same folder are from.
+REAL_OS = (Path(__file__).parents[1] / "cases" / "real-h200" / "os-release").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "measured"),
+    [
+        ('ID=debian\nVERSION_ID="12"\n', "debian 12"),
+        (REAL_OS.replace("24.04", "22.04"), "ubuntu 22.04"),
+        (REAL_OS.replace("ID=ubuntu\n", "ID=linuxmint\n"), "linuxmint 24.04"),
+        ("", ""),
+    ],
+    ids=["Debian", "an older Ubuntu", "a relative", "empty"],
+)
+def test_host_os_of_another_kind(host: SmallHost, text: str, measured: str) -> None:
+    (host.folder / "os-release").write_text(text)
+    failed(host.check("host_os", os_release=str(host.folder / "os-release")), measured)
+
+
+@pytest.mark.parametrize("more", ["", 'LAB_NOTE="Debian that presents itself as Ubuntu"\n'], ids=["real", "lab"])
+def test_host_os(host: SmallHost, more: str) -> None:
+    (host.folder / "os-release").write_text(REAL_OS + more)
+    passed(host.check("host_os", os_release=str(host.folder / "os-release")))
+
+
+def test_host_os_without_its_file_cannot_tell(host: SmallHost) -> None:
+    rc, verdict = host.check("host_os", os_release=str(host.folder / "none"))
+    assert (rc, verdict["verdict"]) == (2, "error")
 
 
 def test_disk_space(host: SmallHost) -> None:
