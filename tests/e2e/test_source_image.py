@@ -99,17 +99,13 @@ class Builder:
 
 
 @pytest.fixture
-def builder(tmp_path: Path, engine: docker.DockerClient, request: pytest.FixtureRequest) -> Builder:
+def builder(lab_up: None, tmp_path: Path, engine: docker.DockerClient) -> Builder:
     looked = subprocess.run(
         [sys.executable, bundled.root() / "playbooks/roles/vllm_image/files/build.py", "--look"], capture_output=True
     )
     if looked.returncode:
         pytest.skip("this machine's docker cannot build with BuildKit")
-    try:
-        base = engine.images.get(BASE)
-    except ImageNotFound:
-        request.getfixturevalue("lab_up")
-        base = engine.images.get(BASE)
+    base = engine.images.pull(BASE)
     (tmp_path / "patches").mkdir()
     (tmp_path / "patches" / "01-note.patch").write_text(PATCH)
     return Builder(tmp_path, engine, str(base.attrs["RepoDigests"][0]).partition("@")[2])
