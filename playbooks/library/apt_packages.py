@@ -282,7 +282,8 @@ def main() -> None:
     module.run_command_environ_update = apt.ENVIRONMENT
     do = present if module.params["state"] == "present" else restored
     try:
-        changes = do(module.params, Place(runner(module)), dry=module.check_mode)
+        run = apt.looking(runner(module)) if module.check_mode else runner(module)
+        changes = do(module.params, Place(run), dry=module.check_mode)
     except Refused as error:
         module.fail_json(msg=apt.message(error))
     told = [{"name": c.name, "before": c.before, "after": c.after} for c in changes]

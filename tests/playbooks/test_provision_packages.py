@@ -101,6 +101,19 @@ def refused(module: ModuleType, text: str) -> Any:
     return pytest.raises(module.Refused, match=text)
 
 
+@pytest.mark.parametrize("is_look", [True, False], ids=["a look", "not a look"])
+def test_a_look_leaves_no_cache_on_the_host(
+    utility: Callable[[str], ModuleType], module: ModuleType, apt: AptRoot, tmp_path: Path, is_look: bool
+) -> None:
+    params = {"packages": ["libnccl2"], "origin": CUDA, "record": str(tmp_path / "r"), "keep_dir": str(tmp_path / "k")}
+    params |= {"one_origin": [], "may_change": [], "never": [], "undo": [], "boot_free_mib": 0, "lock_timeout_s": 5}
+    for cache in (apt.root / "var/cache/apt").glob("*pkgcache.bin"):
+        cache.unlink()
+    run = utility("migrate_apt").looking(apt.run) if is_look else apt.run
+    assert module.present(params | {"may_be_unknown": False}, module.Place(run, apt.root), dry=True)
+    assert any((apt.root / "var/cache/apt").glob("*pkgcache.bin")) is not is_look
+
+
 def test_a_version_that_was_never_built_fails_with_the_candidates(
     module: ModuleType, bring: Callable[..., Any], apt: AptRoot
 ) -> None:
