@@ -117,7 +117,7 @@ def preview(target: Target, given: Mapping[str, Any], *, undo: bool = False) -> 
     `changes` are those of PlaybookResult, `refused` is the reason where the roles refuse, else "".
     """
     target.say("provision: looking at what would change (nothing is changed)")
-    extra = target.with_target({**given, "provision_state": "absent" if undo else "present"})
+    extra = target.with_target({**given, "provision_state": "absent"} if undo else given)
     result = target.playbooks().run("preview", extra, lambda task: None, check=True)
     return {"changes": result.changes, "refused": (result.failures or [""])[-1]}
 
