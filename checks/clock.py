@@ -6,13 +6,11 @@ Settings: clock_controller_utc (ISO-8601, when the playbook began the check), cl
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from datetime import UTC, datetime
 from typing import Any
 
-CHECK = "clock"
+from shared.verdict import main
 
 MAX_OFFSET_S = 60.0
 
@@ -31,17 +29,5 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -12,17 +12,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
-import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-CHECK = "container_gpu"
+from shared.host import answer, cards
+from shared.verdict import judged, main
 
-TIMEOUT_S = 120
+_answer = partial(answer, timeout_s=120)
 CARD = re.compile(r"^GPU \d+: (.*?)(?: \(UUID: .*\))?$", re.MULTILINE)
-DISPLAY = re.compile(r"\[03(?:00|02)\]")
 ACCEPT = "set migrate_accept_inconclusive: {stage: REASON}"
 CONFIGURE = "nvidia-ctk runtime configure --runtime=docker, then systemctl reload docker"
 # What Docker and the container toolkit say -> what to do. Texts: container toolkit's troubleshooting page, moby#50228.
@@ -53,16 +51,15 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Read the host, or take what was read before, and judge it."""
     if settings.get("vllm_runtime") == "process":
         return {"verdict": "pass", "expected": "no container", "measured": "vllm_runtime is process: torch_gpu looks"}
-    raw = _given(settings) or read(settings)
-    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+    return judged(settings, read, judge)
 
 
 def read(settings: dict[str, Any]) -> dict[str, Any]:
     """Cards on the bus, cards in nvidia-smi on the host, in a new container, and in those that run."""
     image = settings.get("container_gpu_image") or settings.get("vllm_image_digest") or ""
-    host, asked = _named(_run("nvidia-smi", "-L")), str(settings.get("vllm_gpus", "all")) != "none"
+    host, asked = _named(_answer("nvidia-smi", "-L")), str(settings.get("vllm_gpus", "all")) != "none"
     return {
-        "pci": _pci(),
+        "pci": cards(),
         "host": host,
         "image": image,
         "container": _named(_new(image, settings)) if asked and image and host["cards"] else {},
@@ -133,9 +130,9 @@ def _new(image: str, settings: dict[str, Any]) -> dict[str, Any]:
     run += ["--memory", "1g", "--cpu-shares", "512", "--oom-score-adj", "1000"]
     run += ["--gpus", asked] if engine == "docker" else ["--device", f"nvidia.com/gpu={asked}"]
     run += ["--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
-    found = _run(*run, "--entrypoint", "nvidia-smi", image, "-L")
+    found = _answer(*run, "--entrypoint", "nvidia-smi", image, "-L")
     if found["rc"] == 124:
-        _run(engine, "rm", "--force", name)
+        _answer(engine, "rm", "--force", name)
     return found
 
 
@@ -149,14 +146,14 @@ def _running(settings: dict[str, Any]) -> dict[str, str]:
 
 def _inside(name: str, engine: str) -> dict[str, Any]:
     """Cards in a container that runs; nothing where it does not run or asked for none."""
-    state = _run(engine, "container", "inspect", "--format", "{{.State.Running}} {{json .HostConfig}}", name)
+    state = _answer(engine, "container", "inspect", "--format", "{{.State.Running}} {{json .HostConfig}}", name)
     running, _, rest = state["out"].partition(" ")
     if state["rc"] != 0 or running != "true":
         return {}
     config = json.loads(rest)
     # Podman does not tell there which cards were asked for, and only our own container is asked of it.
     asks = engine == "podman" or config.get("DeviceRequests") or config.get("Runtime") == "nvidia"
-    return _named(_run(engine, "exec", name, "nvidia-smi", "-L")) if asks else {}
+    return _named(_answer(engine, "exec", name, "nvidia-smi", "-L")) if asks else {}
 
 
 def _named(found: dict[str, Any]) -> dict[str, Any]:
@@ -166,55 +163,9 @@ def _named(found: dict[str, Any]) -> dict[str, Any]:
     return {"rc": found["rc"], **kept, "cards": cards}
 
 
-def _pci() -> dict[str, Any]:
-    """Display controllers of vendor 10de, from lspci or, without it, from sysfs."""
-    found = _run("lspci", "-nn", "-d", "10de:")
-    if found["rc"] == 0:
-        return {"cards": len(DISPLAY.findall(found["out"])), "from": "lspci"}
-    devices = [path for path in Path("/sys/bus/pci/devices").glob("*") if _text(path / "vendor") == "0x10de"]
-    return {"cards": sum(_text(path / "class")[:6] in ("0x0300", "0x0302") for path in devices), "from": "sysfs"}
-
-
 def _said(found: dict[str, Any]) -> str:
     return " ".join((found["out"] + " " + found["error"]).split())[:400]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _run(*argv: str) -> dict[str, Any]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return {"rc": 127, "out": "", "error": f"{argv[0]} is not installed"}
-    except subprocess.TimeoutExpired:
-        return {"rc": 124, "out": "", "error": f"{argv[0]} did not end within {TIMEOUT_S} s"}
-    return {"rc": done.returncode, "out": done.stdout, "error": done.stderr}
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
-    given = settings.get("raw") or {}
-    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
-    raw: dict[str, Any] = found.get("raw", found)
-    return raw
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -9,19 +9,18 @@ or the file that holds it), show_raw.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-CHECK = "cuda_toolkit"
+from shared.host import answer
+from shared.verdict import judged, main
 
-TIMEOUT_S = 120
+_answer = partial(answer, timeout_s=120)
 KERNEL = "__global__ void add(float *x) { x[threadIdx.x] += 1; }\n"
 # FlashInfer's just-in-time compiler refuses compute capability 12 below this toolkit (vllm#50705, vllm#54267).
 JIT_FLOOR = (12, 9)
@@ -31,14 +30,13 @@ UNASKED = "no toolkit: not asked for, provision_manage does not name cuda_toolki
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Read the host, or take what was read before, and judge it."""
-    raw = _given(settings) or read(settings)
-    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+    return judged(settings, read, judge)
 
 
 def read(settings: dict[str, Any]) -> dict[str, Any]:
     """Toolkits below cuda_local with what their compiler says, packages, and what driver and card can do."""
     local = Path(settings.get("cuda_local", "/usr/local"))
-    smi = _run("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+    smi = _answer("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
     capabilities = sorted(set(smi["out"].split())) if smi["rc"] == 0 else []
     folders = [path for path in sorted(local.glob("cuda-*.*")) if path.is_dir() and not path.is_symlink()]
     if not folders and (local / "cuda").is_dir():
@@ -47,7 +45,7 @@ def read(settings: dict[str, Any]) -> dict[str, Any]:
         "toolkits": {path.name: _toolkit(path, capabilities) for path in folders},
         "default": (local / "cuda").resolve().name if (local / "cuda").exists() else "",
         "on_path": str(Path(shutil.which("nvcc") or "").resolve()) if shutil.which("nvcc") else "",
-        "ubuntus": _run("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "nvidia-cuda-toolkit")["out"],
+        "ubuntus": _answer("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "nvidia-cuda-toolkit")["out"],
         "capabilities": capabilities,
         "smi": {"rc": smi["rc"], "error": (smi["out"] + smi["error"])[:300] if smi["rc"] else ""},
         "driver_cuda": _driver_cuda(),
@@ -142,9 +140,9 @@ def _wanted(settings: dict[str, Any]) -> str:
 def _toolkit(folder: Path, capabilities: list[str]) -> dict[str, Any]:
     """What folder and compiler say: `version` of the folder, `release` of nvcc, `archs` as `120`, what compiled."""
     nvcc = str(folder / "bin/nvcc")
-    said = _run(nvcc, "--version")
+    said = _answer(nvcc, "--version")
     release = re.search(r"release (\d+\.\d+)", said["out"])
-    listed = _run(nvcc, "--list-gpu-arch") if said["rc"] == 0 else {"out": ""}
+    listed = _answer(nvcc, "--list-gpu-arch") if said["rc"] == 0 else {"out": ""}
     archs = re.findall(r"compute_(\d+)\b", listed["out"])
     version = re.search(r"(\d+\.\d+)", folder.name)
     return {
@@ -161,13 +159,13 @@ def _compile(nvcc: str, capability: str) -> dict[str, Any]:
         source = Path(folder, "add.cu")
         source.write_text(KERNEL)
         arch = f"-arch=sm_{capability.replace('.', '')}"
-        done = _run(nvcc, arch, "-cubin", "-o", f"{folder}/add.cubin", str(source))
+        done = _answer(nvcc, arch, "-cubin", "-o", f"{folder}/add.cubin", str(source))
         return {"rc": done["rc"], "error": (done["out"] + done["error"])[:300] if done["rc"] else ""}
 
 
 def _driver_cuda() -> str:
     """The newest CUDA that the driver runs, from the head of nvidia-smi's table."""
-    found = re.search(r"CUDA Version:\s*(\d+\.\d+)", _run("nvidia-smi")["out"])
+    found = re.search(r"CUDA Version:\s*(\d+\.\d+)", _answer("nvidia-smi")["out"])
     return found[1] if found else ""
 
 
@@ -176,35 +174,5 @@ def _pair(version: str) -> tuple[int, int]:
     return int(major), int(minor or 0)
 
 
-def _run(*argv: str) -> dict[str, Any]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return {"rc": 127, "out": "", "error": f"{argv[0]} is not installed"}
-    except subprocess.TimeoutExpired:
-        return {"rc": 124, "out": "", "error": f"{argv[0]} did not end within {TIMEOUT_S} s"}
-    return {"rc": done.returncode, "out": done.stdout, "error": done.stderr}
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
-    given = settings.get("raw") or {}
-    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
-    raw: dict[str, Any] = found.get("raw", found)
-    return raw
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -7,14 +7,12 @@ repository plus the weights, plus 1 GiB, under /var/lib.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "disk_space"
+from shared.verdict import main
 
 GIB = 1 << 30
 IMAGE_BYTES = 20 * GIB
@@ -53,17 +51,5 @@ def _text(sizes: dict[str, int]) -> str:
     return ", ".join(f"{folder} {size / GIB:.1f} GiB" for folder, size in sizes.items())
 
 
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

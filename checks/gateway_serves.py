@@ -6,13 +6,11 @@ Settings: gateway_port, triton_probe_model, triton_models.
 
 from __future__ import annotations
 
-import http.client
-import json
 import sys
-import time
 from typing import Any
 
-CHECK = "gateway_serves"
+from shared.host import ask
+from shared.verdict import main
 
 TIMEOUT_S = 60
 
@@ -23,9 +21,10 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
         return _offline(settings["gateway_port"])
     port, model = settings["gateway_port"], settings["triton_probe_model"]
     body = {"text_input": "def add(a, b):", "max_tokens": 4}
-    status, text = _ask(port, f"/v2/models/{model}/generate", body)
-    streaming = _streaming(settings, model)
-    stream_status, stream = _ask(port, f"/v2/models/{streaming}/generate_stream", {**body, "stream": True})
+    status, text = ask(port, f"/v2/models/{model}/generate", body, timeout_s=TIMEOUT_S)
+    streaming, more = _streaming(settings, model)
+    path = f"/v2/models/{streaming}/generate_stream"
+    stream_status, stream = ask(port, path, body | more, timeout_s=TIMEOUT_S)
     events = [line for line in stream.splitlines() if line.startswith("data:")]
     good = status == 200 and "text_output" in text and stream_status == 200 and events and "error" not in events[-1]
     return {
@@ -38,7 +37,7 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _offline(port: int) -> dict[str, Any]:
-    status, _ = _ask(port, "/v2/health/live")
+    status, _ = ask(port, "/v2/health/live", timeout_s=TIMEOUT_S)
     return {
         "verdict": "fail" if status else "pass",
         "expected": f"no gateway on port {port}, since vllm_mode is offline",
@@ -47,38 +46,12 @@ def _offline(port: int) -> dict[str, Any]:
     }
 
 
-def _streaming(settings: dict[str, Any], model: str) -> str:
-    """A model with the vLLM backend's request shape streams; without one, the probe model is asked."""
+def _streaming(settings: dict[str, Any], model: str) -> tuple[str, dict[str, Any]]:
+    """A model with the vLLM backend's request shape, and how it is asked to stream; else the probe model, as it is."""
     models = settings.get("triton_models") or {}
-    return next((name for name, served in models.items() if served.get("style") == "vllm"), model)
-
-
-def _ask(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
-    """Status and text of a GET, or of a POST where there is a body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
-    try:
-        method = "GET" if body is None else "POST"
-        data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read().decode(errors="replace")
-    except OSError as error:
-        return 0, f"port {port}: {error.strerror or error}"
-    finally:
-        connection.close()
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
+    named = next((name for name, served in models.items() if served.get("style") == "vllm"), "")
+    return (named, {"stream": True}) if named else (model, {})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -10,24 +10,20 @@ read before, or the file that holds it), show_raw.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "gpu_driver"
+from shared.host import answer, cards, text
+from shared.verdict import judged, main
 
-TIMEOUT_S = 60
 MIN_MEMORY_MIB = 24_000
 MIN_MAJOR = 580
 COLUMNS = ("index", "name", "compute_cap", "memory.total", "memory.used", "driver_version", "persistence_mode")
 PACKAGES = "libnvidia-compute*"
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
-DISPLAY = re.compile(r"\[03(?:00|02)\]")
 MISMATCH = "Driver/library version mismatch"
 AGAIN = "migrate continue --host HOST; or migrate rollback --host HOST, change it, migrate plan --host HOST"
 ACCEPT = "set migrate_accept_inconclusive: {provision: REASON}"
@@ -36,8 +32,7 @@ LOG = "journalctl -k | grep -iE 'nvrm|nvidia|nouveau'"
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Read the host, or take what was read before, and judge it."""
-    raw = _given(settings) or read(settings)
-    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+    return judged(settings, read, judge)
 
 
 def read(settings: dict[str, Any]) -> dict[str, Any]:
@@ -46,15 +41,15 @@ def read(settings: dict[str, Any]) -> dict[str, Any]:
     if settings.get("nvidia_tools"):
         os.environ["PATH"] = f"{settings['nvidia_tools']}:{os.environ.get('PATH', os.defpath)}"
     return {
-        "pci": _pci(),
+        "pci": cards(),
         "nouveau": (root / "sys/module/nouveau").is_dir(),
-        "proc": _text(root / "proc/driver/nvidia/version").partition("\n")[0],
-        "sys": _text(root / "sys/module/nvidia/version"),
-        "modinfo": {field: _run("modinfo", "-F", field, "nvidia") for field in ("version", "license")},
-        "smi": _run("nvidia-smi", f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader,nounits"),
+        "proc": text(root / "proc/driver/nvidia/version").partition("\n")[0],
+        "sys": text(root / "sys/module/nvidia/version"),
+        "modinfo": {field: answer("modinfo", "-F", field, "nvidia") for field in ("version", "license")},
+        "smi": answer("nvidia-smi", f"--query-gpu={','.join(COLUMNS)}", "--format=csv,noheader,nounits"),
         "libraries": _libraries(),
-        "packages": _run("dpkg-query", "-W", "-f", r"${Package} ${Version} ${db:Status-Status}\n", PACKAGES)["out"],
-        "secure_boot": _run("mokutil", "--sb-state"),
+        "packages": answer("dpkg-query", "-W", "-f", r"${Package} ${Version} ${db:Status-Status}\n", PACKAGES)["out"],
+        "secure_boot": answer("mokutil", "--sb-state"),
         "log": _log(),
     }
 
@@ -173,20 +168,10 @@ def _flavour(raw: dict[str, Any]) -> str:
     return "open" if "GPL" in raw["modinfo"]["license"]["out"] else "proprietary"
 
 
-def _pci() -> dict[str, Any]:
-    """Display controllers of vendor 10de, from lspci or, without it, from sysfs."""
-    found = _run("lspci", "-nn", "-d", "10de:")
-    if found["rc"] == 0:
-        return found | {"cards": len(DISPLAY.findall(found["out"]))}
-    devices = [path for path in Path("/sys/bus/pci/devices").glob("*") if _text(path / "vendor") == "0x10de"]
-    cards = sum(_text(path / "class")[:6] in ("0x0300", "0x0302") for path in devices)
-    return found | {"rc": 0 if cards else found["rc"], "cards": cards, "from": "sysfs"}
-
-
 def _libraries() -> dict[str, str]:
     """Library -> version of the file that the linker's cache leads to."""
     found: dict[str, str] = {}
-    for line in _run("ldconfig", "-p")["out"].splitlines():
+    for line in answer("ldconfig", "-p")["out"].splitlines():
         name, _, path = line.strip().partition(" => ")
         name = name.partition(" ")[0]
         version = re.search(r"\.so\.(\d{3,}[\d.]+)$", str(Path(path).resolve()))
@@ -198,7 +183,7 @@ def _libraries() -> dict[str, str]:
 
 def _log() -> list[str]:
     """The kernel's lines on the driver, the last twenty; needs root."""
-    lines = _run("dmesg")["out"].splitlines()
+    lines = answer("dmesg")["out"].splitlines()
     about = [line for line in lines if re.search(r"NVRM|nouveau|Key was rejected|module verification", line)]
     return [re.sub(r"GPU-[0-9a-f-]+", "GPU-…", line) for line in about[-20:]]
 
@@ -207,42 +192,5 @@ def _said(found: dict[str, Any]) -> str:
     return " ".join((found["out"] + " " + found["error"]).split())
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _run(*argv: str) -> dict[str, Any]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return {"rc": 127, "out": "", "error": f"{argv[0]} is not installed"}
-    except subprocess.TimeoutExpired:
-        return {"rc": 124, "out": "", "error": f"{argv[0]} did not end within {TIMEOUT_S} s"}
-    return {"rc": done.returncode, "out": done.stdout, "error": done.stderr}
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
-    given = settings.get("raw") or {}
-    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
-    raw: dict[str, Any] = found.get("raw", found)
-    return raw
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

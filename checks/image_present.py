@@ -7,15 +7,13 @@ Settings: vllm_image_digest, gateway_image; with vllm_runtime podman or process:
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "image_present"
+from shared.host import run
+from shared.verdict import main
 
-TIMEOUT_S = 20
 BASE_LABEL = "migrate.base"
 
 
@@ -24,8 +22,8 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     if settings.get("vllm_runtime", "docker") != "docker":
         return _elsewhere(settings)
     wanted, gateway = settings["vllm_image_digest"], settings["gateway_image"]
-    rc, out, _ = _run("docker", "image", "inspect", wanted)
-    gateway_rc, built, _ = _run("docker", "image", "inspect", gateway)
+    rc, out, _ = run("docker", "image", "inspect", wanted)
+    gateway_rc, built, _ = run("docker", "image", "inspect", gateway)
     missing = ([wanted] if rc != 0 else []) + ([gateway] if gateway_rc != 0 else [])
     base = "" if gateway_rc != 0 else (json.loads(built)[0]["Config"].get("Labels") or {}).get(BASE_LABEL, "")
     good = not missing and base == wanted
@@ -45,7 +43,7 @@ def _elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
     is_process = settings["vllm_runtime"] == "process"
     wanted = f"vllm in {settings['vllm_venv']}" if is_process else settings["vllm_image_digest"]
     ask = [f"{settings['vllm_venv']}/bin/python", "-c", "from importlib.metadata import version as v; print(v('vllm'))"]
-    rc, out, error = _run(*ask) if is_process else _run("podman", "image", "exists", settings["vllm_image_digest"])
+    rc, out, error = run(*ask) if is_process else run("podman", "image", "exists", settings["vllm_image_digest"])
     sources = Path(settings["gateway_dir"], "migrate", "gateway", "__main__.py").is_file()
     return {
         "verdict": "pass" if rc == 0 and sources else "fail",
@@ -56,25 +54,5 @@ def _elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(*argv: str) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
-    return done.returncode, done.stdout, done.stderr
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Do all GPUs add up rightly through NCCL, one process a GPU, in time, and how fast?
 
-With vllm_image_digest it runs itself in that image; by hand, there: `python3 nccl_allreduce.py '{}'`. Where the first
-try fails or hangs, a second one without peer-to-peer access tells why. With one GPU it says that nothing was added up
-between GPUs. On a live host it sends little, and it steps back where the service beside it slows down.
+With vllm_image_digest it runs itself in that image; by hand, there: `python3 checks/nccl_allreduce.py '{}'`. Where the
+first try fails or hangs, a second one without peer-to-peer access tells why. With one GPU it says that nothing was
+added up between GPUs. On a live host it sends little, and it steps back where the service beside it slows down.
 
 Settings: vllm_image_digest, vllm_runtime (docker or podman), vllm_gpus, vllm_environment, vllm_shm_size, vllm_ipc,
 vllm_args (tensor-parallel-size), triton_http_port, gateway_port, triton_probe_model (the services that are watched),
@@ -21,16 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-CHECK = "nccl_allreduce"
+from shared import in_image
+from shared.verdict import judged, main
 
-IMAGE_TIMEOUT_S = 300
-PROBE_TIMEOUT_S, SLOWER, SLACK_S = 10, 3.0, 0.25
-# Beside a service: little memory, half a container's share of the processors, and the first to go for want of memory.
-LIMITS = "--memory 16g --memory-swap 16g --cpu-shares 512 --oom-score-adj 1000".split()
+LIMITS = in_image.Limits("16g", timeout_s=300)
 TRY_TIMEOUT_S = 90
 SIZES = (8, 16 << 10, 1 << 20, 64 << 20, 512 << 20)
 LIVE_SIZES = (8, 16 << 10, 1 << 20)
@@ -44,10 +41,9 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Read here or in the image, or take what was read before, and judge it; or be one of the processes."""
     if settings.get("nccl_rank") is not None:
         return {"verdict": "inconclusive", "rank": _rank(settings)}
-    if settings.get("vllm_image_digest") and not settings.get("raw"):
-        return _in_image(settings)
-    raw = _given(settings) or read(settings)
-    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+    if in_image.is_asked(settings):
+        return in_image.verdict("nccl_allreduce", settings, LIMITS)
+    return judged(settings, read, judge)
 
 
 def read(settings: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +146,7 @@ def _try(gpus: int, environment: dict[str, str], settings: dict[str, Any]) -> di
 
 
 def _start(settings: dict[str, Any], environment: dict[str, str], folder: str) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, str(Path(__file__).resolve()), json.dumps(settings)]
+    argv = [sys.executable, str(Path(__file__).resolve().parent), "nccl_allreduce", json.dumps(settings)]
     with Path(folder, f"{settings['nccl_rank']}.out").open("wb") as out:
         return subprocess.Popen(argv, stdout=out, stderr=out, env=os.environ | environment, start_new_session=True)
 
@@ -220,111 +216,5 @@ def _reduce(torch: Any, distributed: Any, device: Any, rank: int, world: int, si
     return {"bytes": size, "wrong": wrong, "seconds": seconds, "bus_gb_s": round(bus, 2)}
 
 
-def _in_image(settings: dict[str, Any]) -> dict[str, Any]:
-    """The verdict of this very file, run in the image with the cards and the shared memory of the deployed container.
-
-    A service that answered but once is there. Where none did, one may be there all the same, unless gpu_live says no.
-    """
-    served = {port: longest for port in _ports(settings) if (longest := _longest(port, settings)) > 0}
-    inner = {key: value for key, value in settings.items() if key != "vllm_image_digest"}
-    inner["gpu_live"] = bool(served) or settings.get("gpu_live", True)
-    name, image = f"migrate-{CHECK.replace('_', '-')}-{os.getpid()}", settings["vllm_image_digest"]
-    out, said, advice = _watched([*_command(name, settings), json.dumps(inner)], name, served, settings)
-    try:
-        found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        advice = advice or f"docker run --rm --gpus all {image} (check container_gpu)"
-        return {"verdict": "inconclusive", "measured": said, "advice": advice}
-    return found
-
-
-def _command(name: str, settings: dict[str, Any]) -> list[str]:
-    engine, gpus = settings.get("vllm_runtime", "docker"), str(settings.get("vllm_gpus", "none"))
-    run = [engine, "run", "--rm", "--interactive", "--name", name, "--pull", "never", "--network", "none", *LIMITS]
-    is_shared = settings.get("vllm_ipc") == "host"
-    run += ["--ipc", "host"] if is_shared else ["--shm-size", str(settings.get("vllm_shm_size") or "1g")]
-    variables = (settings.get("vllm_environment") or {}).items()
-    run += [f"--env={key}={value}" for key, value in variables if key.startswith(("NCCL_", "CUDA_", "LD_LIBRARY_"))]
-    cards = ["--gpus", gpus] if engine == "docker" else ["--device", f"nvidia.com/gpu={gpus}"]
-    run += ["--cpus", str(max(1, (os.cpu_count() or 1) // 2)), *([] if gpus == "none" else cards)]
-    script = 'cat > /tmp/check.py && exec python3 /tmp/check.py "$0"'
-    return [*run, "--entrypoint", "sh", settings["vllm_image_digest"], "-c", script]
-
-
-def _watched(run: list[str], name: str, served: dict[int, float], settings: dict[str, Any]) -> tuple[str, str, str]:
-    """What the container prints, or why there is none and what to do; it is ended where a service slows down."""
-    feed, late, slow, end = Path(__file__).read_text(), 0, "", time.monotonic() + IMAGE_TIMEOUT_S
-    try:
-        process = subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True)
-    except FileNotFoundError:
-        return "", f"{run[0]} is not installed", "install Docker (role docker_engine)"
-    with process:
-        while late < 2 and time.monotonic() < end:
-            try:
-                out, error = process.communicate(feed, timeout=1)
-                said = (error or out).strip()[-300:]
-                return out, f"ended with {process.returncode}, had {LIMITS[1]} of memory: {said}", ""
-            except subprocess.TimeoutExpired:
-                feed = ""
-            slow = _slow(served, settings)
-            late = late + 1 if slow else 0
-        subprocess.run([run[0], "rm", "--force", name], capture_output=True, timeout=IMAGE_TIMEOUT_S)
-    if late < 2:
-        return "", f"no end within {IMAGE_TIMEOUT_S} s", f"docker logs {name}, while the check runs"
-    return "", f"stepped back: the service beside it {slow}", "run it again when the service has less to do"
-
-
-def _ports(settings: dict[str, Any]) -> list[int]:
-    """Triton's port and the gateway's, which serves after the cutover; both take Triton's requests."""
-    return [port for port in (settings.get("triton_http_port"), settings.get("gateway_port")) if port]
-
-
-def _longest(port: int, settings: dict[str, Any]) -> float:
-    return max(_latency_s(port, settings) for _ in range(5))
-
-
-def _slow(served: dict[int, float], settings: dict[str, Any]) -> str:
-    """How a service that answered before does not do so as it did, or nothing."""
-    for port, before in served.items():
-        now = _latency_s(port, settings)
-        if not 0 < now <= before * SLOWER + SLACK_S:
-            how = f"took {now:.2f} s, {before:.2f} s at most before" if now else "answers no more"
-            return f"{how} (port {port})"
-    return ""
-
-
-def _latency_s(port: int, settings: dict[str, Any]) -> float:
-    """Seconds of one generated token; 0 where none comes."""
-    body, start = json.dumps({"text_input": "def add(a, b):", "max_tokens": 1}).encode(), time.monotonic()
-    url = f"http://127.0.0.1:{port}/v2/models/{settings.get('triton_probe_model')}/generate"
-    try:
-        with urllib.request.urlopen(url, body, PROBE_TIMEOUT_S):
-            return time.monotonic() - start
-    except TimeoutError:
-        return float(PROBE_TIMEOUT_S)
-    except OSError:
-        return 0.0
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
-    given = settings.get("raw") or {}
-    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
-    raw: dict[str, Any] = found.get("raw", found)
-    return raw
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

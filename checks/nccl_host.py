@@ -11,17 +11,14 @@ nccl_host_min_version (default: none), raw (what was read before, or the file th
 from __future__ import annotations
 
 import ctypes
-import json
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "nccl_host"
+from shared.host import answer
+from shared.verdict import judged, main
 
-TIMEOUT_S = 60
 PACKAGES = ("libnccl2", "libnccl-dev")
 # 2.25 asks for more shared memory than compute capability 12.0 has (nccl#1637); this build does not.
 EXAMPLE = "2.26.5-1+cuda12.9"
@@ -31,18 +28,17 @@ UNASKED = "no NCCL: not asked for, provision_manage does not name nccl (PyTorch 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Read the host, or take what was read before, and judge it."""
-    raw = _given(settings) or read(settings)
-    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+    return judged(settings, read, judge)
 
 
 def read(settings: dict[str, Any]) -> dict[str, Any]:
     """Packages and candidates, the library that the linker finds, and the driver's CUDA."""
-    packages = _run("dpkg-query", "-W", "-f", r"${Package} ${Version} ${db:Status-Status}\n", *PACKAGES)["out"]
+    packages = answer("dpkg-query", "-W", "-f", r"${Package} ${Version} ${db:Status-Status}\n", *PACKAGES)["out"]
     rows = [line.split() for line in packages.splitlines()]
-    candidates = _run("apt-cache", "madison", "libnccl2")["out"].splitlines()
-    smi = _run("nvidia-smi")
+    candidates = answer("apt-cache", "madison", "libnccl2")["out"].splitlines()
+    smi = answer("nvidia-smi")
     cuda = re.search(r"CUDA Version:\s*(\d+\.\d+)", smi["out"])
-    listed = _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    listed = answer("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     return {
         "packages": {row[0]: row[1] for row in rows if len(row) == 3 and row[2] == "installed"},
         "candidates": [line.split("|")[1].strip() for line in candidates if line.count("|") == 2][:20],
@@ -144,35 +140,5 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[-+]", version)[0])[:3])
 
 
-def _run(*argv: str) -> dict[str, Any]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return {"rc": 127, "out": "", "error": f"{argv[0]} is not installed"}
-    except subprocess.TimeoutExpired:
-        return {"rc": 124, "out": "", "error": f"{argv[0]} did not end within {TIMEOUT_S} s"}
-    return {"rc": done.returncode, "out": done.stdout, "error": done.stderr}
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
-    given = settings.get("raw") or {}
-    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
-    raw: dict[str, Any] = found.get("raw", found)
-    return raw
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

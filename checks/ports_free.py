@@ -6,16 +6,15 @@ Settings: vllm_port, gateway_port, switch_rehearsal_port, switch_ports; ports_fr
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 import sys
-import time
+from functools import partial
 from typing import Any
 
-CHECK = "ports_free"
+from shared.host import run
+from shared.verdict import main
 
-TIMEOUT_S = 10
+_run = partial(run, timeout_s=10)
 OURS = {"vllm_port": "vllm", "gateway_port": "vllm", "switch": "migrate-switch"}
 
 
@@ -54,25 +53,5 @@ def _ours(name: str) -> bool:
     return bool(_run("docker", "ps", "--quiet", "--filter", label)[1].strip())
 
 
-def _run(*argv: str) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
-    return done.returncode, done.stdout, done.stderr
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -12,11 +12,10 @@ import http.client
 import json
 import socket
 import sys
-import time
 from typing import Any
 from urllib.parse import quote
 
-CHECK = "registry_image"
+from shared.verdict import main
 
 TIMEOUT_S = 30
 SOCKET = "/var/run/docker.sock"
@@ -58,17 +57,5 @@ def _ask(path: str, request: str) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

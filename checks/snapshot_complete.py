@@ -6,18 +6,15 @@ Settings: snapshot_dir (default /var/lib/migrate/snapshot).
 
 from __future__ import annotations
 
-import hashlib
 import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "snapshot_complete"
+from shared.host import run, sha256
+from shared.verdict import main
 
 SNAPSHOT = "/var/lib/migrate/snapshot"
-TIMEOUT_S = 20
 PARTS = ("container.json", "models.sha256", "models.tar", "packages.txt", "goldens.json")
 
 
@@ -31,7 +28,7 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     index = json.loads((root / "snapshot.json").read_text())
     wrong = wrong_files(root, index["files"])
     keep = index["triton"]["keep_tag"]
-    rc, image, _ = _run("docker", "image", "inspect", "--format", "{{.Id}}", keep)
+    rc, image, _ = run("docker", "image", "inspect", "--format", "{{.Id}}", keep)
     if rc != 0 or image.strip() != index["triton"]["image_id"]:
         wrong.append(f"the image is not kept as {keep}")
     return {
@@ -49,37 +46,12 @@ def wrong_files(root: Path, files: dict[str, str]) -> list[str]:
         wrong.append("the compose file is not recorded")
     for name, digest in files.items():
         path = root / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or sha256(path) != digest:
             wrong.append(f"{name} is missing or was altered")
         elif path.stat().st_mode & 0o077:
             wrong.append(f"{name} can be read by others")
     return wrong
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _run(*argv: str) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
-    return done.returncode, done.stdout, done.stderr
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -10,16 +10,14 @@ import hashlib
 import hmac
 import json
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "snapshot_diff"
+from shared.host import run, sha256
+from shared.verdict import main
 
 SNAPSHOT = "/var/lib/migrate/snapshot"
-TIMEOUT_S = 20
 BYTECODE = "__pycache__"
 OF_ONE_RUN = ("Hostname", "AttachStdin", "AttachStdout", "AttachStderr", "ContainerIDFile", "ConsoleSize", "Links")
 LABELS_OF_ONE_RUN = ("com.docker.compose.replace", "com.docker.compose.version")
@@ -41,7 +39,7 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 
 def container(root: Path, triton: dict[str, Any]) -> list[str]:
     """Parts of the container's specification that differ."""
-    rc, out, _ = _run("docker", "container", "inspect", triton["container"])
+    rc, out, _ = run("docker", "container", "inspect", triton["container"])
     if rc != 0:
         return [f"container {triton['container']} is missing"]
     was, now = json.loads((root / "container.json").read_text()), spec(json.loads(out)[0], _machine_id())
@@ -78,11 +76,11 @@ def files(root: Path, triton: dict[str, Any]) -> list[str]:
     pairs = [(copy, Path("/", copy.relative_to(root / "nginx"))) for copy in _below(root / "nginx")]
     compose = Path(triton["compose_file"])
     pairs += [(copy, compose.with_name(copy.name)) for copy in _below(root / "compose")]
-    differing = [str(path) for copy, path in pairs if not path.is_file() or _sha256(path) != _sha256(copy)]
+    differing = [str(path) for copy, path in pairs if not path.is_file() or sha256(path) != sha256(copy)]
     repository = Path(triton["model_repository"])
     lines = (line.split("  ", 1) for line in (root / "models.sha256").read_text().splitlines())
     was = {name: digest for digest, name in lines}
-    now = {path.relative_to(repository).as_posix(): _sha256(path) for path in _below(repository)}
+    now = {path.relative_to(repository).as_posix(): sha256(path) for path in _below(repository)}
     changed = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
     return differing + [str(repository / name) for name in changed]
 
@@ -99,35 +97,10 @@ def _paths(was: Any, now: Any, at: str = "") -> list[str]:
     return [] if was == now else [at]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _machine_id() -> str:
     path = Path("/etc/machine-id")
     return path.read_text().strip() if path.is_file() else ""
 
 
-def _run(*argv: str) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
-    return done.returncode, done.stdout, done.stderr
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -7,12 +7,11 @@ Settings: hostctl (default /usr/local/lib/migrate/hostctl).
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
 from typing import Any
 
-CHECK = "triton_goldens"
+from shared.host import run
+from shared.verdict import main
 
 TIMEOUT_S = 300
 HOSTCTL = "/usr/local/lib/migrate/hostctl"
@@ -20,7 +19,7 @@ HOSTCTL = "/usr/local/lib/migrate/hostctl"
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Let hostctl ask again and compare."""
-    rc, out, error = _run(settings.get("hostctl", HOSTCTL), "goldens", "verify")
+    rc, out, error = run(settings.get("hostctl", HOSTCTL), "goldens", "verify", timeout_s=TIMEOUT_S)
     told: dict[str, Any] = json.loads(out) if out.strip() else {"error": error.strip() or f"exit {rc}"}
     if "same" not in told:
         advice = str(told.get("advice") or "hostctl goldens verify, on the host")
@@ -39,25 +38,5 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(*argv: str) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
-    return done.returncode, done.stdout, done.stderr
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -7,19 +7,16 @@ triton_model_repository, snapshot_dir.
 
 from __future__ import annotations
 
-import json
 import re
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "triton_gone"
+from shared.host import run
+from shared.verdict import main
 
 SNAPSHOT = "/var/lib/migrate/snapshot"
-TIMEOUT_S = 20
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +34,7 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
 def leftovers(settings: dict[str, Any]) -> list[str]:
     """What is still there, by name."""
     left = []
-    if _run("docker", "container", "inspect", settings["triton_container"])[0] == 0:
+    if run("docker", "container", "inspect", settings["triton_container"])[0] == 0:
         left.append(f"container {settings['triton_container']}")
     file, service = settings["triton_compose_file"], settings["triton_compose_service"]
     entry = rf"""^ +["']?{re.escape(service)}["']?:\s*(#.*)?$"""
@@ -63,25 +60,5 @@ def _depth(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _run(*argv: str) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except FileNotFoundError:
-        return 127, "", f"{argv[0]} is not installed"
-    return done.returncode, done.stdout, done.stderr
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

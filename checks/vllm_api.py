@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHECK = "vllm_api"
+from shared.verdict import judged, main
 
 TIMEOUT_S = 60
 IMPORT_TIMEOUT_S = 300
@@ -32,8 +32,7 @@ def check(settings: dict[str, Any]) -> dict[str, Any]:
     """Ask, or take what was answered before, and judge it."""
     if settings.get("vllm_mode") == "offline":
         return _offline(settings)
-    raw = _given(settings) or read(settings)
-    return judge(raw, settings) | ({"raw": raw} if settings.get("show_raw") else {})
+    return judged(settings, read, judge)
 
 
 def _offline(settings: dict[str, Any]) -> dict[str, Any]:
@@ -60,12 +59,12 @@ def read(settings: dict[str, Any]) -> dict[str, Any]:
     found = {"health": _ask(port, "/health", key)}
     if found["health"]["status"] == 0:
         return found
-    return found | {
-        "version": _ask(port, "/version", key),
-        "models": _ask(port, "/v1/models", key),
-        "completion": _ask(port, "/v1/completions", key, body | SAMPLED),
-        "stream": _ask(port, "/v1/completions", key, body | STREAM),
-    }
+    found |= {"version": _ask(port, "/version", key), "models": _ask(port, "/v1/models", key)}
+    found["completion"] = _ask(port, "/v1/completions", key, body | SAMPLED)
+    # An engine that hangs behind a living API would cost the second question its whole time limit as well.
+    is_silent = found["completion"]["status"] == 0
+    found["stream"] = found["completion"] if is_silent else _ask(port, "/v1/completions", key, body | STREAM)
+    return found
 
 
 def judge(raw: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -208,25 +207,5 @@ def _ask(port: int, path: str, key: str, body: dict[str, Any] | None = None) -> 
     return answer | {"seconds": round(time.monotonic() - start, 3)}
 
 
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The setting `raw`: an object, or the file that holds it, alone or under the key `raw`."""
-    given = settings.get("raw") or {}
-    found: dict[str, Any] = json.loads(Path(given).read_text()) if isinstance(given, str) else given
-    raw: dict[str, Any] = found.get("raw", found)
-    return raw
-
-
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -8,15 +8,14 @@ Settings: vllm_image_digest, vllm_args, vllm_gpus (a CUDA image prints no help w
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import subprocess
 import sys
-import time
 from typing import Any
 
-CHECK = "vllm_flags"
+from shared.host import run
+from shared.verdict import main
 
 TIMEOUT_S = 600
 REMOVE_TIMEOUT_S = 30
@@ -65,7 +64,7 @@ def _known(image: str, settings: dict[str, Any]) -> tuple[set[str], str]:
     """The image's options, or none and why. Releases before 0.11 have no --help=all and print all for --help."""
     why = ""
     for ask in ("--help=all", "--help"):
-        rc, out, error = _run(image, ask, settings)
+        rc, out, error = _asked(image, ask, settings)
         lines = OPTION_LINE.findall(out)
         known = {name.replace("_", "-") for line in lines for name in OPTION.findall(line)}
         if rc == 0 and SENTINEL in known:
@@ -77,21 +76,18 @@ def _known(image: str, settings: dict[str, Any]) -> tuple[set[str], str]:
     return set(), why
 
 
-def _run(image: str, ask: str, settings: dict[str, Any]) -> tuple[int, str, str]:
+def _asked(image: str, ask: str, settings: dict[str, Any]) -> tuple[int, str, str]:
     name, engine = f"migrate-vllm-flags-{os.getpid()}", settings.get("vllm_runtime", "docker")
     limit = settings.get("vllm_flags_timeout_s", TIMEOUT_S)
-    run = [engine, "run", "--rm", "--name", name, "--network", "none", "--env", "COLUMNS=200", *_gpus(settings), image]
+    argv = [engine, "run", "--rm", "--name", name, "--network", "none", "--env", "COLUMNS=200", *_gpus(settings), image]
     if engine == "process":
-        run = ["env", "COLUMNS=200", f"{image}/bin/vllm", "serve"]
+        argv = ["env", "COLUMNS=200", f"{image}/bin/vllm", "serve"]
     try:
-        done = subprocess.run([*run, ask], capture_output=True, text=True, timeout=limit)
-    except FileNotFoundError:
-        return 127, "", f"{engine} is not installed"
+        return run(*argv, ask, timeout_s=limit)
     except subprocess.TimeoutExpired:
         if engine != "process":
-            subprocess.run([engine, "rm", "--force", name], capture_output=True, timeout=REMOVE_TIMEOUT_S)
+            run(engine, "rm", "--force", name, timeout_s=REMOVE_TIMEOUT_S)
         return 124, "", f"no answer within {limit} s"
-    return done.returncode, done.stdout, done.stderr
 
 
 def _gpus(settings: dict[str, Any]) -> list[str]:
@@ -100,17 +96,5 @@ def _gpus(settings: dict[str, Any]) -> list[str]:
     return [] if gpus == "none" else ["--device", f"nvidia.com/gpu={gpus}"] if podman else ["--gpus", str(gpus)]
 
 
-def main(argv: list[str]) -> int:
-    """Print the verdict; 0 pass, 1 fail, 2 could not tell."""
-    start = time.monotonic()
-    try:
-        found = check(json.loads(argv[1]))
-    except Exception as error:
-        found = {"verdict": "error", "measured": f"{type(error).__name__}: {error}", "advice": f"run {argv[0]} by hand"}
-    told = {"check": CHECK, "expected": "", "measured": "", "detail": "", "advice": "", "versions": {}} | found
-    print(json.dumps(told | {"duration_s": round(time.monotonic() - start, 3)}))
-    return {"pass": 0, "fail": 1}.get(found["verdict"], 2)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(check, sys.argv))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import runpy
 import sys
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def root() -> Path:
 def package() -> Path:
     """The directory of the `migrate` package itself, of which the gateway's image takes its parts."""
     return _PACKAGE
+
+
+def checks() -> bytes:
+    """The checks as one file that Python runs on a host, packed by their own code."""
+    folder = root() / "checks"
+    packed: bytes = runpy.run_path(str(folder / "shared" / "archive.py"))["archived"](folder)
+    return packed
 
 
 def tool(name: str) -> str:

@@ -20,7 +20,12 @@ from migrate.settings import Settings
 
 Facts = Mapping[str, Any]
 REPOSITORY = "migrate-vllm"
-CHECKS = ("image_abi.py", "vllm_import.py")
+# The two checks of the last stages, and what they import.
+CHECKS = (
+    "image_abi.py",
+    "vllm_import.py",
+    *(f"shared/{name}.py" for name in ("__init__", "archive", "in_image", "verdict")),
+)
 _GIB = 1024**3
 # One compiler of vLLM's largest files takes 4 to 8 GB (provisioning facts, section 5); the rest is for the host.
 _JOB, _KEPT = 6 * _GIB, 4 * _GIB

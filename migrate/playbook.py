@@ -73,7 +73,9 @@ class AnsiblePlaybooks:
         """
         result = PlaybookResult()
         with tempfile.TemporaryDirectory(prefix="migrate-") as private:
-            extra = _written(variables, Path(private))
+            archive = Path(private) / "checks.pyz"
+            archive.write_bytes(bundled.checks())
+            extra = _written({**variables, "check_archive": str(archive)}, Path(private))
             options = ["-e", f"@{extra}", *(["--check"] if check else [])]
             runner = self._start(name, options, Path(private), _collector(result, say))
             result.status = str(runner.status)

@@ -15,6 +15,8 @@ Scalar = Text | int | float | bool
 FlagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Rate = Annotated[float, Field(ge=0, le=1)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s'\"@]+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Section(BaseModel):
@@ -68,9 +70,9 @@ class Vllm(_Section):
         "stack": 67108864,
     }
     cache_dir: AbsolutePath | Literal[""] = ""
-    torch_backend: str = Field("auto", pattern=r"^(auto|cpu|cu[0-9]{3}|rocm[0-9.]+|xpu)$")
+    torch_backend: str = Field("auto", pattern=r"^(auto|cpu|cu[0-9]{3}|rocm[0-9.]+|xpu|index)$")
     index_url: str = Field("", pattern=r"^(https?://[^\s@'\"]+)?$")
-    extra_index_urls: list[Annotated[str, Field(pattern=r"^https?://[^\s@'\"]+$")]] = []
+    extra_index_urls: list[Url] = []
 
     @field_validator("args")
     @classmethod
@@ -93,12 +95,10 @@ class Image(_Section):
     keep_registry: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._/-]*)?)?$")
     base: str = Field("nvidia/cuda:12.9.1-devel-ubuntu24.04", pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")
     vllm_version: str = Field("0.26.0", pattern=r"^[0-9]+(\.[0-9]+){2,3}((rc|\.post)[0-9]+)?$")
-    vllm_sha256: str = Field(
-        "23e9fa19d7e20ce7dcc1c074d41503e2116d23f19e688f5d5ea91b741f958502", pattern=r"^[0-9a-f]{64}$"
-    )
+    vllm_sha256: Sha256 = "23e9fa19d7e20ce7dcc1c074d41503e2116d23f19e688f5d5ea91b741f958502"
     target_device: Literal["cuda", "cpu", "empty"] = "cuda"
     torch: Literal["stable", "nightly", "base"] = "stable"
-    torch_index: str = Field("https://download.pytorch.org/whl", pattern=r"^https?://[^\s@'\"]+$")
+    torch_index: Url = "https://download.pytorch.org/whl"
     arch_list: str = Field("", pattern=r"^([0-9]+\.[0-9]a?([; ][0-9]+\.[0-9]a?)*)?$")
     max_jobs: int = Field(0, ge=0)
     patches_dir: AbsolutePath | Literal[""] = ""
@@ -184,8 +184,6 @@ class Soak(_Section):
 
 
 Part = Literal["driver", "cuda_toolkit", "nccl", "docker_engine", "container_toolkit", "package_hold"]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s'\"@]+$")]
-Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 # Debian policy 5.6.12: what a version may be made of.
 Version = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")]
 
@@ -196,7 +194,7 @@ class Provision(_Section):
     manage: list[Part] = []
     driver_branch: str = Field("580", pattern=r"^[0-9]{3}$")
     driver_version: Version | Literal[""] = ""
-    driver_source: Literal["cuda_repo", "ubuntu"] = "cuda_repo"
+    driver_source: Literal["auto", "cuda_repo", "ubuntu"] = "auto"
     driver_flavour: Literal["open"] = "open"
     kernel_headers: bool = True
     allow_reboot: bool = False
@@ -207,13 +205,13 @@ class Provision(_Section):
     gpu_tools: AbsolutePath = "/usr/sbin"
     cuda_repository_url: Url = "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64"
     cuda_keyring_url: Url | Literal[""] = ""
-    cuda_keyring_sha256: Sha256 = "d2a6b11c096396d868758b86dab1823b25e14d70333f1dfa74da5ddaf6a06dba"
+    cuda_keyring_sha256: Sha256 | Literal[""] = "d2a6b11c096396d868758b86dab1823b25e14d70333f1dfa74da5ddaf6a06dba"
     cuda_toolkit: str = Field("12-8", pattern=r"^[0-9]{1,2}-[0-9]{1,2}$")
     nccl_version: Version = "2.26.5-1+cuda12.9"
     container_toolkit_version: Version = "1.20.0-1"
     container_toolkit_repository_url: Url = "https://nvidia.github.io/libnvidia-container/stable/deb/amd64"
     container_toolkit_key_url: Url = "https://nvidia.github.io/libnvidia-container/gpgkey"
-    container_toolkit_key_sha256: Sha256 = ""
+    container_toolkit_key_sha256: Sha256 | Literal[""] = ""
     container_toolkit_cdi: bool = True
     hold_method: Literal["blacklist", "hold"] = "blacklist"
     lock_timeout_s: int = Field(300, ge=0)

@@ -55,7 +55,16 @@ def reboots(facts: Facts) -> bool:
 def _provision(settings: Settings, facts: Facts) -> list[Step]:
     docker = fact(facts, "docker.version") or "absent"
     kept = Step("package", "Docker engine", str(docker), str(docker), "the engine that serves is kept")
-    return [kept, *(step for change in _changes(facts) for step in _change(change))]
+    return [kept, *_driver_source(settings, facts), *(step for change in _changes(facts) for step in _change(change))]
+
+
+def _driver_source(settings: Settings, facts: Facts) -> list[Step]:
+    """What `provision_driver_source: auto` comes to, where a driver's packages change."""
+    asked, found = settings.provision.driver_source, (facts.get("provision") or {}).get("driver_source")
+    moves = any(change["role"] == "gpu_driver" and change["packages"] for change in _changes(facts))
+    if asked != "auto" or not found or not moves:
+        return []
+    return [Step("setting", "provision_driver_source", asked, found["source"], found["reason"])]
 
 
 def _changes(facts: Facts) -> list[Mapping[str, Any]]:
@@ -87,7 +96,7 @@ def _engine_to_run(settings: Settings, facts: Facts) -> list[Step]:
     """What `vllm_runtime` runs: images, or a virtual environment."""
     speaks = "speaks Triton's protocol in front of vLLM"
     if settings.vllm.runtime == "process":
-        release = f"vllm {runtimes.of(settings).version}, torch for {settings.vllm.torch_backend}"
+        release = f"vllm {runtimes.of(settings).version}, torch: {settings.vllm.torch_backend}"
         return [
             Step("package", "python3-venv, python3-dev, gcc", _UNSEEN, "present", "vLLM compiles kernels as it runs"),
             Step("file", runtimes.VENV, _UNSEEN, release, "vllm_runtime is process"),

@@ -114,12 +114,14 @@ def read(target: Target) -> dict[str, Any]:
 def preview(target: Target, given: Mapping[str, Any], *, undo: bool = False) -> dict[str, Any]:
     """What `provision`, or its undo, would change with the settings given, by its own roles in check mode.
 
-    `changes` are those of PlaybookResult, `refused` is the reason where the roles refuse, else "".
+    `changes` are those of PlaybookResult, `refused` is the reason where the roles refuse, else "", `driver_source` is
+    where a managed driver comes from, with the reason.
     """
     target.say("provision: looking at what would change (nothing is changed)")
     extra = target.with_target({**given, "provision_state": "absent"} if undo else given)
     result = target.playbooks().run("preview", extra, lambda task: None, check=True)
-    return {"changes": result.changes, "refused": (result.failures or [""])[-1]}
+    told = {"changes": result.changes, "refused": (result.failures or [""])[-1]}
+    return told | {"driver_source": result.results.get("driver_source")}
 
 
 def _previewed(target: Target, facts: dict[str, Any]) -> dict[str, Any]:

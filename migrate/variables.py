@@ -52,7 +52,6 @@ def for_run(plan: Plan, settings: Settings, run: str, raw: Path, switch_config: 
 def for_doctor(host: str, settings: Settings, plan: Plan | None) -> dict[str, Any]:
     """What `doctor` needs, with a plan or before there is one."""
     return settings.flat() | {
-        "migrate_checks_dir": str(bundled.root() / "checks"),
         "vllm_image_digest": image.reference(settings, plan.vllm_image_digest) if plan else "",
         "gateway_image": gateway_image(),
         "runtime_config": runtimes.of(settings).as_json(),

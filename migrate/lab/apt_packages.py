@@ -6,6 +6,8 @@ for package in read(root / "lab"):
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from migrate.lab.errors import LabError
 
 STAND_IN = "A stand-in of the lab for the package of this name: no driver, no library, no compiler is in it."
 MAINTAINER = "migrate lab <lab@migrate.invalid>"
+# Debian policy 5.6.1.
+NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 KNOWN = {"name", "version", "architecture", "summary", "depends", "exclusive", "files", "links", "scripts", "fields"}
 
 
@@ -58,9 +62,13 @@ class Repository:
     label: str
 
 
-def read(lab: Path) -> tuple[Package, ...]:
-    """Every package of every repository, in the order of packages.yml; raises LabError where that file is wrong."""
-    return tuple(package for group in _data(lab)["groups"] for package in _group(lab, group))
+def read(lab: Path, kernel: str = os.uname().release) -> tuple[Package, ...]:
+    """Every package of every repository, in the order of packages.yml, with driver modules for one kernel release.
+
+    Raises LabError where that file is wrong.
+    """
+    groups = [group for group in _data(lab)["groups"] if NAME.fullmatch(kernel) or not group.get("of_kernel")]
+    return tuple(package for group in groups for package in _group(lab, group, kernel))
 
 
 def repositories(lab: Path) -> tuple[Repository, ...]:
@@ -73,7 +81,7 @@ def _data(lab: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((lab / "apt" / "packages.yml").read_text(encoding="utf-8")))
 
 
-def _group(lab: Path, group: Mapping[str, Any]) -> Iterator[Package]:
+def _group(lab: Path, group: Mapping[str, Any], kernel: str) -> Iterator[Package]:
     for row in group.get("for", [{}]):
         for entry in group["packages"]:
             unknown = set(entry) - KNOWN
@@ -81,11 +89,11 @@ def _group(lab: Path, group: Mapping[str, Any]) -> Iterator[Package]:
                 raise LabError(
                     f"lab/apt/packages.yml: {entry['name']} has {', '.join(sorted(unknown))}, which is unknown"
                 )
-            yield _package(lab, group["repository"], entry, {**row, **entry.get("fields", {})})
+            yield _package(lab, group["repository"], entry, {"kernel": kernel, **row, **entry.get("fields", {})})
 
 
 def _package(lab: Path, repository: str, entry: Mapping[str, Any], row: Mapping[str, str]) -> Package:
-    version = str(entry.get("version") or row["version"])
+    version = str(entry.get("version") or row["version"]).format(**row)
     words = {**row, "version": version, "upstream": version.rpartition("-")[0] or version}
     name, architecture = entry["name"].format(**words), entry.get("architecture", "amd64")
     files = [_file(lab, path.format(**words), what, words) for path, what in entry.get("files", {}).items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,6 @@ EXAMPLES = r"""
 RETURN = r"""
 changes: {type: list, elements: dict, returned: always, description: Name, version before and after of each package.}
 """
-
 
 _OLD_LISTS = "Lists that are old do not know the newest: sudo apt-get update."
 
@@ -152,7 +152,8 @@ def _choose(run: Run, name: str, wanted: str, offers: list[Candidate], params: d
         raise Refused(
             f"{name} {wanted or 'of any version'}{origin} is not to be had. Candidates: {there}. {_OLD_LISTS}"
         )
-    stem = name.rstrip("0123456789.-")
+    # What a release or a version ends, the kernel's with its flavour: linux-modules-…-6.8.0-51-generic.
+    stem = re.sub(r"-\d+\.\d.*$|[\d.-]+$", "", name)
     alike = ", ".join(apt.known_names(run, stem)[:20]) or "none"
     raise Refused(f"no source knows a package {name}{origin}. Names that begin with {stem}: {alike}. {_OLD_LISTS}")
 
@@ -230,9 +231,7 @@ def _put_back(error: Refused, before: dict[str, str | None], params: dict[str, A
     try:
         _back(before, params, place, dry=False)
     except Refused as second:
-        raise Changed(
-            f"{error} Going back failed too: {second} Repair the cause, then: sudo apt-get install --fix-broken"
-        ) from None
+        raise Changed(f"{error} Going back failed too: {second}") from None
     debs.prune_record(Path(params["record"]), place.run)
     raise Changed(f"{error} The packages were put back to their versions before.") from None
 
@@ -252,8 +251,13 @@ def _back(before: dict[str, str | None], params: dict[str, Any], place: Place, *
         told = ", ".join(f"{c.name} {c.before} → {c.after or 'removed'}" for c in others)
         raise Refused(f"going back would change what came later: {told}. Decide on these by hand first.")
     if not dry:
-        apt.install(place.run, arguments, lock_timeout_s=params["lock_timeout_s"])
-        _prove(place.run, before)
+        try:
+            apt.install(place.run, arguments, lock_timeout_s=params["lock_timeout_s"])
+            _prove(place.run, before)
+        except Refused as error:
+            # apt stops before it purges, and a pin is configuration.
+            place.run(["dpkg", "--purge", *(name for name, version in moved.items() if not version)])
+            raise Changed(f"{error} Repair the cause, then: sudo apt-get install --fix-broken") from None
     return changes
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils import migrate_apt as apt
+from ansible.module_utils import migrate_sources as sources
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.migrate_apt import Changed, Refused
 from ansible.module_utils.migrate_host import Run, runner, write_private
@@ -29,6 +29,7 @@ description:
   - Two entries for one address with different keys stop all of apt ("Conflicting values set for option Signed-By").
     Files whose only repository is this one, and those in O(obsolete), are moved aside and come back with the undo.
   - Only this repository is read then. If its signature or its index is wrong, everything is put back.
+  - In check mode its signature is looked at in a folder of its own.
 options:
   name: {type: str, required: true, description: Name of the list file and of the record.}
   state: {type: str, default: present, choices: [present, restored], description: Do, or undo.}
@@ -62,14 +63,6 @@ Fetch = Callable[[str], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One repository of one list file."""
-
-    path: Path
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """Where apt runs: how commands are run, how addresses are fetched, and the root of the file system."""
 
@@ -87,11 +80,12 @@ def present(params: dict[str, Any], place: Place, *, dry: bool) -> tuple[bool, l
     is_new = bool(params["keyring_package"]) and params["keyring_package"] not in apt.installed(place.run)
     changed = bool(is_new or rivals or wanted)
     if dry:
+        _look(params, place, wanted, is_new=is_new)
         return changed, [path.name for path in rivals]
     with _put_back_on_failure(params, place, changed=changed):
         if changed:
             _write(params, place, rivals, wanted, is_new=is_new)
-        _update(params, place)
+        sources.update(place.run, place.root, params["url"], [])
     return changed, [path.name for path in rivals]
 
 
@@ -112,37 +106,12 @@ def restored(params: dict[str, Any], place: Place, *, dry: bool) -> tuple[bool, 
     return True, [Path(name).name for name in told["moved"]]
 
 
-def entries(folder: Path, architecture: str) -> Iterator[Entry]:
-    """Every repository that apt's lists name (sources.list(5)), both formats; disabled ones are left out."""
-    lists = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
-    for path in (path for path in lists if path.is_file()):
-        text = path.read_text(errors="replace")
-        if path.suffix == ".sources":
-            for stanza in re.split(r"\n\s*\n", text):
-                if re.search(r"^Enabled:\s*no\b", stanza, re.MULTILINE | re.IGNORECASE):
-                    continue
-                for uris in re.findall(r"^URIs:((?:.*)(?:\n[ \t]+.*)*)", stanza, re.MULTILINE | re.IGNORECASE):
-                    yield from (Entry(path, _bare(uri, architecture)) for uri in uris.split())
-        elif path.suffix == ".list":
-            pattern = r"^\s*deb(?:-src)?\s+(?:\[[^]]*\]\s+)?(\S+)"
-            yield from (Entry(path, _bare(uri, architecture)) for uri in re.findall(pattern, text, re.MULTILINE))
-
-
-def _bare(uri: str, architecture: str) -> str:
-    return uri.replace("$(ARCH)", architecture).rstrip("/")
-
-
-def _architecture(place: Place) -> str:
-    """dpkg's own, which apt puts in the place of $(ARCH)."""
-    return place.run(["dpkg", "--print-architecture"])[1].strip()
-
-
 def _rivals(params: dict[str, Any], place: Place) -> list[Path]:
     """Other files that name the address or are obsolete; raises Refused for one that names other repositories too."""
-    architecture = _architecture(place)
-    everything = list(entries(place.root / "etc/apt", architecture))
+    architecture = sources.architecture(place.run)
+    everything = list(sources.entries(place.root / "etc/apt", architecture))
     ours = _own_files(params, place)
-    address = _bare(params["url"], architecture)
+    address = sources.bare(params["url"], architecture)
     rivals = {e.path for e in everything if e.address == address or e.path.name in params["obsolete"]} - ours
     for path in sorted(rivals):
         others = {e.address for e in everything if e.path == path} - {address}
@@ -154,9 +123,21 @@ def _rivals(params: dict[str, Any], place: Place) -> list[Path]:
     return sorted(rivals)
 
 
+def _look(params: dict[str, Any], place: Place, wanted: dict[Path, bytes], *, is_new: bool) -> None:
+    """Refuse a repository that the update would refuse. Nothing stays on the host."""
+    there = {path: path.read_bytes() for path in _own_files(params, place) if path.is_file()}
+    with tempfile.TemporaryDirectory(prefix="migrate-") as name:
+        if is_new:
+            file = Path(name, f"{params['keyring_package']}.deb")
+            file.write_bytes(_fetched(params["keyring_url"], params, place))
+            place.run(["dpkg-deb", "--extract", str(file), name])
+        sources.look(place.run, place.root, params["url"], there | wanted, Path(name))
+
+
 def _own_files(params: dict[str, Any], place: Place) -> set[Path]:
+    """List and key of the repository, on the host or to be there."""
     if not params["keyring_package"]:
-        return {_list(params, place)}
+        return {_list(params, place), _key(params, place)}
     listed = place.run(["dpkg-query", "-L", params["keyring_package"]])[1].splitlines()
     return {place.root / name.lstrip("/") for name in listed}
 
@@ -165,7 +146,7 @@ def _wanted(params: dict[str, Any], place: Place) -> dict[Path, bytes]:
     """Files of ours that are absent or differ; none where a package brings them."""
     if params["keyring_package"]:
         return {}
-    key = place.root / f"usr/share/keyrings/{params['name']}.asc"
+    key = _key(params, place)
     line = f"deb [signed-by=/usr/share/keyrings/{key.name}] {params['url']} {params['suite']}\n".encode()
     listed = _list(params, place)
     files = {} if key.is_file() else {key: _fetched(params["key_url"], params, place)}
@@ -184,7 +165,8 @@ def _fetched(url: str, params: dict[str, Any], place: Place) -> bytes:
     try:
         content = place.fetch(url)
     except OSError as error:
-        raise Refused(f"{url} cannot be fetched: {error}. See that the host reaches it, then go on.") from None
+        told = f"{url} cannot be fetched: {error}. See that the address is right and the host reaches it, then go on."
+        raise Refused(told) from None
     digest = hashlib.sha256(content).hexdigest()
     if params["sha256"] not in ("", digest):
         raise Refused(f"{url} has sha256 {digest}, expected is {params['sha256']}.")
@@ -219,25 +201,6 @@ def _write(
             apt.install(place.run, [str(file)], lock_timeout_s=params["lock_timeout_s"])
 
 
-def _update(params: dict[str, Any], place: Place) -> None:
-    """Read this repository's index, and hold any doubt about it for an error."""
-    architecture = _architecture(place)
-    address = _bare(params["url"], architecture)
-    lists = sorted({e.path for e in entries(place.root / "etc/apt", architecture) if e.address == address})
-    if not lists:
-        raise Refused(
-            f"{params['keyring_package']} brings no entry for {address}: provision_cuda_repository_url names another "
-            "repository than the one whose keyring this is."
-        )
-    only = ["-o", f"Dir::Etc::SourceList={lists[0]}", "-o", "Dir::Etc::SourceParts=-", "-o", "APT::Get::List-Cleanup=0"]
-    rc, out, err = place.run(["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any", *only])
-    if rc != 0:
-        raise Refused(
-            f"{address} cannot be used: {apt.reason(err or out)}. See that the host reaches it and that the key is its "
-            "own (a mirror is signed by the original's key), then go on."
-        )
-
-
 @contextlib.contextmanager
 def _put_back_on_failure(params: dict[str, Any], place: Place, *, changed: bool) -> Iterator[None]:
     was_recorded = _record(params).is_file()
@@ -252,6 +215,10 @@ def _put_back_on_failure(params: dict[str, Any], place: Place, *, changed: bool)
 
 def _list(params: dict[str, Any], place: Place) -> Path:
     return place.root / f"etc/apt/sources.list.d/{params['name']}.list"
+
+
+def _key(params: dict[str, Any], place: Place) -> Path:
+    return place.root / f"usr/share/keyrings/{params['name']}.asc"
 
 
 def _record(params: dict[str, Any]) -> Path:

@@ -22,8 +22,12 @@ _PROCESS = re.compile(r"^\([^)]*pid=\d+\) ")
 _LOGGER = re.compile(r"^(?:ERROR|WARNING|INFO|DEBUG) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?")
 # How vLLM, uvicorn and Triton mark what is no error.
 _HARMLESS = re.compile(r"^(?:(?:INFO|WARNING|DEBUG)(?: \d\d-\d\d |:\s)|[IW]\d{4} \d\d:)")
-_WRAPPERS = re.compile(r"Engine core initialization failed|EngineCore failed to start|EngineDeadError|Traceback")
-_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b:|\berror: |\bERROR\b|^E\d{4} \d\d:")
+# A frame of a traceback and its source; pydantic indents what it says by two columns as well.
+_SOURCE = re.compile(r'^ {4}|^ {1,3}File "')
+_WRAPPERS = re.compile(
+    r"Engine core initialization failed|EngineCore failed to start|EngineDeadError|Traceback|\d validation errors? for "
+)
+_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b:|\berror: |\bERROR\b|^E\d{4} \d\d:|^\s*Value error, ")
 _SECRET = re.compile(
     r"""(?ix) \b(?:hf|sk)[_-][A-Za-z0-9_-]{16,}
     | (?<=bearer\ )\S+
@@ -66,7 +70,7 @@ def root_cause(text: str, failures: list[Failure]) -> tuple[str, str]:
 def first_error(text: str) -> str:
     """The first line that reads as an error and does not only repeat one, else the first line."""
     lines = [_plain(line) for _, line, _ in _lines(text) if not _HARMLESS.search(_without_process(line))]
-    lines = [shown(line) for line in lines if line.strip() and not line.startswith(" ")]
+    lines = [shown(line) for line in lines if line.strip() and not _SOURCE.search(line)]
     told = [line for line in lines if _ERROR.search(line) and not _WRAPPERS.search(line)]
     return (told or lines or ["the log is empty"])[0]
 
@@ -88,7 +92,7 @@ def _lines(text: str) -> Iterator[tuple[str, str, bool]]:
 def _match(rows: list[tuple[int, Failure]], line: str, last: bool, age_h: float) -> tuple[int, dict[str, Any]] | None:
     """The first row that finds the line, its texts filled in; source lines of a traceback are passed over."""
     plain = _plain(line)
-    if plain.startswith(" "):
+    if _SOURCE.search(plain):
         return None
     harmless = _HARMLESS.search(_without_process(line)) is not None
     for rank, row in rows:

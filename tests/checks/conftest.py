@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 CHECKS = Path(__file__).parents[2] / "checks"
+NAMES = sorted(path.stem for path in CHECKS.glob("[!_]*.py"))
 Answers = Mapping[str, tuple[int, str]]
 
 
@@ -54,8 +55,12 @@ class SmallHost:
 
     def check(self, name: str, **settings: Any) -> tuple[int, dict[str, Any]]:
         """Run a check by hand: exit code and verdict."""
+        return self.run([str(CHECKS / f"{name}.py")], settings)
+
+    def run(self, program: list[str], settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Run a program of Python as a check: exit code and verdict."""
         (self.folder / "bin").mkdir(exist_ok=True)
-        argv = [sys.executable, str(CHECKS / f"{name}.py"), json.dumps(settings)]
+        argv = [sys.executable, *program, json.dumps(settings)]
         environment = {"PATH": str(self.folder / "bin"), "LANG": os.environ.get("LANG", "C.UTF-8")}
         done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=60)
         assert done.stderr == ""

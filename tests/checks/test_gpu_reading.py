@@ -16,8 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from shared import in_image
+from shared.archive import archived
 
-from tests.checks.conftest import SmallHost
+from tests.checks.conftest import CHECKS, SmallHost
 from tests.checks.test_gpu_cases import module
 
 SMI = "0, NVIDIA H200, 9.0, 143771, 0, 580.159.04, Enabled\n"
@@ -198,6 +200,22 @@ def test_processes_that_hang_are_ended_and_those_that_wait_for_a_dead_one_too() 
     assert waiting.returncode == -9
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_a_process_of_nccl_is_the_check_itself(tmp_path: Path, packed: bool) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch on purpose')\n")
+    archive = tmp_path / "checks.pyz"
+    archive.write_bytes(archived(CHECKS))
+    start = (
+        "import nccl_allreduce as check; process = check._start({'nccl_rank': 0}, {}, '.'); process.wait(60);"
+        "print(check._answer(check.Path('0.out'), 0, process.returncode)['error'])"
+    )
+    environment = {"PYTHONPATH": f"{archive if packed else CHECKS}:{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-c", start], capture_output=True, text=True, env=environment, timeout=60, cwd=tmp_path
+    )
+    assert done.stdout == "ImportError: no torch on purpose\n", done.stderr
+
+
 def test_what_a_process_said_last(tmp_path: Path) -> None:
     check = module("nccl_allreduce")
     path = tmp_path / "0.out"
@@ -213,16 +231,8 @@ def test_what_a_process_said_last(tmp_path: Path) -> None:
 IN_THE_IMAGE = ("torch_gpu", "nccl_allreduce", "vllm_import", "image_abi")
 
 
-def own_part(check: str) -> str:
-    """How a check gets into the image and steps back."""
-    return Path(f"checks/{check}.py").read_text().partition("\ndef _in_image(")[2].partition("\ndef _given(")[0]
-
-
 @pytest.mark.parametrize("check", IN_THE_IMAGE)
 class TestInTheImage:
-    def test_it_gets_there_as_the_others_do(self, check: str, host: SmallHost) -> None:
-        assert own_part(check) == own_part(IN_THE_IMAGE[0]) != ""
-
     def test_it_takes_little_of_the_host(self, check: str, host: SmallHost) -> None:
         host.command("docker", '{"verdict": "pass"}', when="run --rm")
         docker = host.folder / "bin/docker"
@@ -259,15 +269,17 @@ class TestInTheImage:
         assert "could not select device driver" in found["measured"]
         assert "container_gpu" in found["advice"]
 
-    def test_this_very_file_is_what_runs_there(self, check: str, host: SmallHost) -> None:
+    def test_this_very_check_is_what_runs_there(self, check: str, host: SmallHost) -> None:
         docker = host.folder / "bin/docker"
         docker.parent.mkdir()
         docker.write_text(
-            f'#!/bin/sh\n/bin/cat > {host.folder}/sent\nfor last; do :; done\necho "$last" > {host.folder}/settings\n'
+            f'#!/bin/sh\n/bin/cat > {host.folder}/sent\necho "$*" > {host.folder}/asked\n'
+            f'for last; do :; done\necho "$last" > {host.folder}/settings\n'
         )
         docker.chmod(0o755)
         host.check(check, vllm_image_digest=IMAGE, nccl_timeout_s=5)
-        assert (host.folder / "sent").read_text() == Path(f"checks/{check}.py").read_text()
+        assert (host.folder / "sent").read_bytes() == archived(CHECKS)
+        assert f"python3 /tmp/checks.pyz {check} " in (host.folder / "asked").read_text()
         settings = json.loads((host.folder / "settings").read_text())
         assert settings["nccl_timeout_s"] == 5
         assert "vllm_image_digest" not in settings
@@ -303,17 +315,17 @@ class TestInTheImage:
         settings: dict[str, bool],
         live: bool,
     ) -> None:
-        file, asked = module(check), iter(answers)
-        monkeypatch.setattr(file, "_latency_s", lambda port, settings: 0.1 if next(asked, 503) == 200 else 0.0)
+        asked = iter(answers)
+        monkeypatch.setattr(in_image, "_latency_s", lambda port, settings: 0.1 if next(asked, 503) == 200 else 0.0)
         started: list[list[str]] = []
 
-        def watched(run: list[str], name: str, served: dict[int, float], settings: object) -> tuple[str, str, str]:
+        def watched(run: list[str], name: str, served: dict[int, float], *rest: object) -> tuple[str, str, str]:
             assert served == ({8000: 0.1} if 200 in answers else {})
             started.append(run)
             return "{}", "", ""
 
-        monkeypatch.setattr(file, "_watched", watched)
-        file.check({"vllm_image_digest": IMAGE, "triton_http_port": 8000, **settings})
+        monkeypatch.setattr(in_image, "_watched", watched)
+        module(check).check({"vllm_image_digest": IMAGE, "triton_http_port": 8000, **settings})
         assert json.loads(started[0][-1])["gpu_live"] is live
 
 

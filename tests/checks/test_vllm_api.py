@@ -90,6 +90,22 @@ def test_it_asks_the_server(host: SmallHost) -> None:
     assert "no [DONE]" in found["detail"], "what is no stream of events is none"
 
 
+def test_a_question_without_an_answer_is_the_last(host: SmallHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, asked = module("vllm_api"), []
+    port = host.serve(GOOD)
+
+    def ask(port: int, path: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        asked.append(path)
+        silent = {"status": 0, "text": f"port {port}: timed out", "first_s": 0.0, "seconds": 60.0}
+        return silent if body else real(port, path, key)
+
+    real = check._ask
+    monkeypatch.setattr(check, "_ask", ask)
+    found = check.judge(check.read(SETTINGS | {"vllm_port": port}), SETTINGS)
+    assert (found["verdict"], asked.count("/v1/completions")) == ("fail", 1)
+    assert "timed out" in found["detail"]
+
+
 def test_a_key_comes_from_a_file_and_is_not_told(host: SmallHost) -> None:
     key = host.folder / "key"
     key.write_text("a-secret\n")

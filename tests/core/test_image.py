@@ -148,7 +148,7 @@ def test_what_is_built_is_what_is_run() -> None:
         "MAX_JOBS": "10",
         "NVCC_THREADS": "1",
     }
-    assert set(build["checks"]) == {"image_abi.py", "vllm_import.py"}
+    assert {"image_abi.py", "vllm_import.py"} < set(build["checks"])
     assert variables.for_run(plan, planned, "r", Path("/r"), "")["vllm_image_build"] == build
 
 

@@ -64,6 +64,26 @@ def test_every_package_is_a_step_and_the_reboot_is_announced() -> None:
     assert planning.from_json(plan.as_json()) == plan
 
 
+@pytest.mark.parametrize(
+    ("asked", "changes", "steps"),
+    [
+        ("auto", [PACKAGES], [("auto", "ubuntu", "Secure Boot is on")]),
+        ("auto", [NOUVEAU], []),
+        ("ubuntu", [PACKAGES], []),
+    ],
+)
+def test_where_the_driver_comes_from_is_a_step_where_the_host_decided_it(
+    asked: str, changes: list[dict[str, Any]], steps: list[tuple[str, ...]]
+) -> None:
+    found = previewed(*changes)
+    found["provision"]["driver_source"] = {"source": "ubuntu", "reason": "Secure Boot is on"}
+    wanted = settings(**MANAGED, provision_driver_source=asked)
+    plan = planner.make("gpu01", wanted, found, "t", NOW)
+    told = [step for phase in plan.phases for step in phase.steps if step.what == "provision_driver_source"]
+    assert [(step.before, step.after, step.why) for step in told] == steps
+    assert ("Secure Boot is on" in as_text(plan)) == bool(steps)
+
+
 def test_without_a_reboot_there_is_no_gap_and_none_is_allowed() -> None:
     plan = made(PACKAGES)
     assert (plan.gaps, summary.of(plan)["gap"]) == ((), "none")

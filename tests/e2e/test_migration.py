@@ -38,6 +38,12 @@ def secret(lab: Lab) -> str:
     return value
 
 
+def listening(lab: Lab, *ports: int) -> set[str]:
+    """Addresses of the host on which these ports are open."""
+    asked = " or ".join(f"sport = :{port}" for port in ports)
+    return {line.split()[3] for line in lab.on_host(f"ss -Hltn '( {asked} )'").splitlines()}
+
+
 def test_there_and_back_without_a_failed_request(changed_lab: Lab) -> None:
     lab = changed_lab
     lab.set(**SHORT)
@@ -45,6 +51,7 @@ def test_there_and_back_without_a_failed_request(changed_lab: Lab) -> None:
     try:
         assert lab.migrate("plan", "--host", "gpu01", "-o", "plan.json").code == 0
         assert lab.migrate("apply", "plan.json").code == 0
+        assert listening(lab, 18000, 18100) == {"127.0.0.1:18000", "127.0.0.1:18100"}
         again = lab.migrate("apply", "--host", "gpu01", "--yes")
         assert (again.code, "nothing to do" in again.out) == (0, True)
         assert lab.migrate("status", "--host", "gpu01").out.startswith("SERVING vllm 100 % · BACK PROVEN")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from migrate import bundled
 
 from .conftest import Lab, on_gpu01
 from .test_migration import witness
@@ -70,6 +77,32 @@ ask() {
     systemctl restart nvidia-stand-in
 }
 """
+# A package of which dpkg only gets half the way.
+HALF = r"""
+mkdir -p /tmp/half/DEBIAN
+printf 'Package: half\nVersion: 1\nArchitecture: all\nMaintainer: lab\nDescription: fails\n' >/tmp/half/DEBIAN/control
+printf '#!/bin/sh\nexit 1\n' >/tmp/half/DEBIAN/postinst
+chmod 0755 /tmp/half/DEBIAN/postinst
+dpkg-deb -b /tmp/half /tmp/half.deb >/dev/null
+dpkg -i /tmp/half.deb >/dev/null 2>&1 || true
+rm -r /tmp/half /tmp/half.deb
+"""
+# dpkg's lock is one of fcntl(2), which flock(1) does not take.
+OTHER_APT = """
+systemd-run -q --unit other-apt python3 -c '
+import fcntl, signal
+file = open("/var/lib/dpkg/lock-frontend", "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+signal.pause()'
+until grep -q "POSIX .* $(systemctl show -P MainPID other-apt) " /proc/locks; do sleep 0.1; done
+"""
+TRITON = "docker inspect -f '{{.Id}} {{.State.StartedAt}}' triton-triton-1"
+# What a refused plan leaves alone: packages, what apt and Docker are told, and the containers that serve.
+AS_IT_WAS = r"""
+dpkg-query -W -f '${Package} ${Version} ${db:Status-Abbrev}\n'
+find /etc/apt /etc/docker /etc/modprobe.d /usr/share/keyrings /var/lib/apt /var/cache/apt /var/lib/migrate -type f \
+  -exec sha256sum {} + 2>/dev/null || true
+"""
 
 
 def packages() -> dict[str, str]:
@@ -89,11 +122,16 @@ def boots() -> int:
     return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
 
 
+def generates() -> bool:
+    """Whether Triton answers on the public port."""
+    answer = 'curl -fs -m 5 -d \'{"text_input": "a", "max_tokens": 1}\' 127.0.0.1/v2/models/phi2/generate'
+    return "text_output" in on_gpu01(f"{answer} || true")
+
+
 def wait_for_triton() -> None:
     for _ in range(120):
-        answer = 'curl -fs -m 5 -d \'{"text_input": "a", "max_tokens": 1}\' 127.0.0.1/v2/models/phi2/generate'
         try:
-            if "text_output" in on_gpu01(f"{answer} || true"):
+            if generates():
                 return
         except Exception:
             time.sleep(1)
@@ -134,6 +172,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "reboot": ({"provision_allow_reboot": False}, "", "", "provision_allow_reboot: true"),
     "secure boot": ({}, "ask secure_boot enabled", "ask secure_boot", "provision_driver_source: ubuntu"),
     "another user of the card": ({}, "ask processes '4242, train.py, 800'", "ask processes", "train.py"),
+    "broken dpkg": ({}, HALF, "dpkg --purge half", "sudo dpkg --configure -a"),
+    "another apt": (
+        {"provision_lock_timeout_s": 1},
+        OTHER_APT,
+        "systemctl stop other-apt",
+        "has held /var/lib/dpkg/lock-frontend for 1 s. Wait for it to end",
+    ),
+    "signature": (
+        {
+            "provision_manage": ["container_toolkit"],
+            "provision_container_toolkit_repository_url": f"{APT}/tampered/",
+            "provision_container_toolkit_key_url": f"{APT}/cuda/gpgkey",
+        },
+        *("", ""),
+        "See that the host reaches it and that the key is its own",
+    ),
+    "no room in /boot": (
+        {"provision_manage": ["driver"]},
+        "mount -t tmpfs -o size=16m lab /boot",
+        "umount /boot",
+        "sudo apt-get autoremove --purge",
+    ),
 }
 
 
@@ -141,14 +201,55 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
 def test_what_would_fail_is_refused_by_the_plan(host_with_570: None, lab: Lab, case: str) -> None:
     settings, spoil, mend, says = REFUSED[case]
     lab.set(**SETTINGS | settings)
-    before = packages()
     on_gpu01(f"{FIRMWARE}\n{spoil}")
     try:
+        before = on_gpu01(AS_IT_WAS + TRITON)
         ended = lab.migrate("plan", "--host", "gpu01")
+        assert on_gpu01(AS_IT_WAS + TRITON) == before
     finally:
         on_gpu01(f"{FIRMWARE}\n{mend}")
     assert (ended.code, says in ended.err) == (3, True)
-    assert packages() == before
+    assert generates()
+
+
+def provision(**settings: Any) -> str:
+    """Role provision alone, without the phases around it; returns what Ansible says."""
+    playbooks = bundled.root() / "playbooks"
+    lab = yaml.safe_load((bundled.root() / "inventory/lab/group_vars/all/main.yml").read_text(encoding="utf-8"))
+    given = lab | SETTINGS | {"triton_http_port": 8000} | settings
+    play = [{"hosts": "all", "gather_facts": False, "vars": given, "roles": ["provision"]}]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "play.yml").write_text(yaml.safe_dump(play), encoding="utf-8")
+        environment = os.environ | {
+            "ANSIBLE_CONFIG": str(playbooks.parent / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": str(playbooks / "roles"),
+            "ANSIBLE_LIBRARY": str(playbooks / "library"),
+            "ANSIBLE_MODULE_UTILS": str(playbooks / "module_utils"),
+        }
+        argv = [Path(sys.executable).with_name("ansible-playbook"), "-i", "migrate-lab-gpu01,"]
+        argv += ["-c", "community.docker.docker", Path(folder, "play.yml")]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 2
+    return done.stdout + done.stderr
+
+
+def test_a_module_that_cannot_be_built_leaves_the_one_that_serves(host_with_570: None) -> None:
+    """The stand-in builds for no branch then, so that the way back needs the remedy too."""
+    before, since = packages(), on_gpu01(TRITON)
+    on_gpu01(f"{FIRMWARE}\nask dkms_build failed")
+    try:
+        why = provision(provision_manage=["driver"])
+        assert generates()
+        assert loaded().startswith("570.")
+    finally:
+        on_gpu01("rm /etc/nvidia-stand-in/dkms_build; apt-get install -qq -y --fix-broken")
+    assert "nvidia-dkms-580-open" in why
+    assert "Repair the cause, then: sudo apt-get install --fix-broken" in why
+    assert "dkms status" in why
+    assert (packages(), on_gpu01(TRITON)) == (before, since)
+    assert on_gpu01("dpkg --audit; ls /etc/apt/preferences.d | grep pinning || true") == ""
+    on_gpu01("rm -r /var/lib/migrate/provision")
 
 
 def test_from_570_and_back(with_570: Lab) -> None:

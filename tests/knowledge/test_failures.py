@@ -16,7 +16,7 @@ from migrate.knowledge.failures_page import MARK, render, write
 from migrate.settings import known_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
-CHECKS = {path.stem for path in (PAGE.parents[1] / "checks").glob("*.py")}
+CHECKS = {path.stem for path in (PAGE.parents[1] / "checks").glob("[!_]*.py")}
 TABLE = failures.load()
 PLACES = {"machine", "kernel", "nvidia-smi", "systemd", "engine", "run", "state", "vllm", "gateway", "triton"}
 TITLED = ("GPU not detected", "vLLM import fails", "out of memory")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -39,8 +40,16 @@ def test_each_package_says_that_it_is_a_stand_in() -> None:
 
 
 def test_no_package_is_there_twice() -> None:
-    names = [package.file_name for package in PACKAGES]
+    names = [(package.repository, package.file_name) for package in PACKAGES]
     assert len(set(names)) == len(names)
+
+
+def test_driver_modules_are_of_the_kernel_that_runs_unless_no_package_can_be_called_so() -> None:
+    name = "linux-modules-nvidia-580-server-open-6.8.0-51-generic"
+    assert name in {package.name for package in apt_packages.read(LAB, "6.8.0-51-generic")}
+    left = {package.name for package in apt_packages.read(LAB, "6.6.87-microsoft-standard-WSL2")}
+    assert not any(name.startswith("linux-") for name in left)
+    assert "nvidia-headless-no-dkms-580-server-open" in left
 
 
 def test_dependencies_are_met_within_the_repositories() -> None:
@@ -188,6 +197,16 @@ def test_the_keyrings_pin_overrules_the_container_toolkits_repository(machine: A
     assert machine.installs("nvidia-container-toolkit")["nvidia-container-toolkit"] == "1.20.0-1"
     machine.pin("cuda-keyring", "/etc/apt/preferences.d/cuda-repository-pin-600")
     assert machine.installs("nvidia-container-toolkit")["nvidia-container-toolkit"] == "1.19.1-1"
+
+
+def test_ubuntus_modules_fit_ubuntus_driver(machine: Apt) -> None:
+    kernel = os.uname().release
+    wanted = (f"linux-modules-nvidia-580-server-open-{kernel}", "nvidia-headless-no-dkms-580-server-open")
+    found = machine.installs(*wanted)
+    assert found[wanted[0]] == f"{kernel}+2"
+    assert found["libnvidia-compute-580-server"] == "580.173.02-0ubuntu0.24.04.1"
+    assert not any("dkms" in name for name in found if name != wanted[1])
+    assert machine.installs(wanted[0], f"{wanted[1]}=580.159.03-0ubuntu0.24.04.1") == {}
 
 
 def test_branches_and_flavours_replace_each_other(machine: Apt) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,20 @@ def test_secure_boot_rejects_a_module_whose_key_is_not_enrolled(host: Host) -> N
     host.ask("mok", "enrolled")
     host.boot()
     assert host.smi("-L")[0] == 0
+
+
+def test_secure_boot_loads_what_canonical_signed(host: Host) -> None:
+    host.ask("secure_boot", "enabled")
+    kernel = f"linux-modules-nvidia-580-server-open-{os.uname().release}"
+    host.install(kernel, "libnvidia-compute-580-server", "nvidia-utils-580-server")
+    assert host.smi("-L")[0] == 9
+    host.boot()
+    assert host.smi(GPU, PLAIN)[1].endswith("580.173.02")
+    assert host.tool("modinfo", "-F", "signer", "nvidia")[1] == "Canonical Ltd. Kernel Module Signing"
+    host.install("nvidia-dkms-580-open")
+    assert host.tool("modinfo", "-F", "signer", "nvidia")[1] == "DKMS module signing key"
+    host.boot()
+    assert host.smi("-L")[0] == 9
 
 
 def test_the_root_for_readers_shows_nouveau_headers_and_users(host: Host) -> None:

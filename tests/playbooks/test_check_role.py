@@ -14,7 +14,7 @@ import yaml
 
 from migrate import variables
 from migrate.gate import Outcome, Verdict
-from migrate.inventory import Inventory
+from migrate.inventory import SETTING_NAMES, Inventory
 from migrate.phases import PHASES
 from migrate.playbook import AnsiblePlaybooks
 from migrate.retire import CHECKS
@@ -32,17 +32,28 @@ PROC = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Rel
 BUS = "01:00.0 3D controller [0302]: NVIDIA Corporation GH100 [H200 SXM 141GB] [10de:2335] (rev a1)"
 
 
+def code(check: str) -> str:
+    """What a check runs of ours that reads settings."""
+    own = (FOLDER / f"{check}.py").read_text()
+    return own + ((FOLDER / "shared" / "in_image.py").read_text() if "in_image" in own else "")
+
+
 @pytest.mark.parametrize("check", ASKED)
 def test_what_a_check_reads_is_handed_to_it(check: str) -> None:
-    read = set(re.findall(r"settings(?:\.get\(|\[)\"(\w+)\"", (FOLDER / f"{check}.py").read_text()))
+    read = set(re.findall(r"settings(?:\.get\(|\[)\"(\w+)\"", code(check)))
     assert (read & {*known_settings(), *OURS}) - COMMON.keys() == set()
 
 
 def test_the_docstring_of_a_check_names_what_it_reads() -> None:
     for check in ASKED:
-        text = (FOLDER / f"{check}.py").read_text()
+        text = code(check)
         read = set(re.findall(r"settings(?:\.get\(|\[)\"(provision_\w+|nvidia_\w+|vllm_environment)\"", text))
         assert [name for name in read if name not in str(ast.get_docstring(ast.parse(text)))] == [], check
+
+
+def test_what_every_playbook_is_given_is_no_setting_of_the_inventory() -> None:
+    assert "{{ check_archive }}" in (PLAYBOOKS / "roles/check/tasks/main.yml").read_text()
+    assert not re.match(SETTING_NAMES, "check_archive")
 
 
 def program(path: Path, *cases: str) -> None:

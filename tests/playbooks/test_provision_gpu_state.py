@@ -19,13 +19,14 @@ def look(library: Callable[[str], ModuleType], tmp_path: Path) -> Callable[..., 
     """Read the state of tmp_path, with the answers of the commands; one that is not given is not there."""
     module = library("gpu_state")
 
-    def run(**answers: str | int) -> Any:
+    def run(source: str = "auto", **answers: str | int) -> Any:
         def command(argv: list[str]) -> tuple[int, str, str]:
-            key = f"{argv[0]}_{argv[2]}".replace("-", "_") if argv[0] == "modinfo" else argv[0].replace("-", "_")
+            more = {"modinfo": argv[2:3], "apt-cache": argv[1:2]}.get(argv[0], [])
+            key = "_".join([argv[0], *more]).replace("-", "_")
             answer = ({"dpkg_query": ""} | answers).get(key, 127)
             return (answer, "", "") if isinstance(answer, int) else (0, answer, "")
 
-        return module.state({"root": str(tmp_path), "serving_container": "triton"}, command)
+        return module.state({"root": str(tmp_path), "serving_container": "triton", "source": source}, command)
 
     return run
 
@@ -34,6 +35,14 @@ def loaded(root: Path, case: str) -> None:
     path = root / "proc/driver/nvidia/version"
     path.parent.mkdir(parents=True)
     path.write_text((CASES / case).read_text())
+
+
+def secure_boot(root: Path, last: bytes) -> None:
+    """UEFI's variable, with this last byte; none at all without one."""
+    variable = root / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    variable.parent.mkdir(parents=True)
+    if last:
+        variable.write_bytes(b"\x06\0\0\0" + last)
 
 
 def packages(*names: str) -> str:
@@ -88,9 +97,7 @@ def test_the_fabric_manager_is_told_where_there_is_one(look: Callable[..., Any])
 def test_secure_boot_is_read_from_the_firmware(
     look: Callable[..., Any], tmp_path: Path, last: bytes, is_on: bool
 ) -> None:
-    variable = tmp_path / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-    variable.parent.mkdir(parents=True)
-    variable.write_bytes(b"\x06\0\0\0" + last)
+    secure_boot(tmp_path, last)
     assert look()["secure_boot"] is is_on
 
 
@@ -121,3 +128,88 @@ def test_users_of_the_cards_are_named_but_the_serving_container_is_expected(
         os.symlink(device, folder / "fd" / "3")
     assert look(docker=CONTAINER)["users"] == ["Xorg (200)"]
     assert look()["users"] == ["Xorg (200)", "tritonserver (100)"]
+
+
+UBUNTU = "http://archive.ubuntu.com/ubuntu noble-updates/restricted amd64 Packages"
+CUDA = "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64  Packages"
+PPA = "https://ppa.launchpadcontent.net/graphics-drivers/ppa/ubuntu noble/main amd64 Packages"
+POLICY = f"""\
+Package files:
+ 500 {UBUNTU}
+     release v=24.04,o=Ubuntu,a=noble-updates,n=noble,l=Ubuntu,c=restricted,b=amd64
+ 600 {CUDA}
+     release o=NVIDIA,l=NVIDIA CUDA,c=
+ 500 {PPA}
+     release v=24.04,o=LP-PPA-graphics-drivers,a=noble,n=noble,l=Proprietary GPU Drivers,c=main,b=amd64
+"""
+OFFERS = f"""\
+ libnvidia-compute-580 | 580.173.02-0ubuntu0.24.04.1 | {UBUNTU}
+ libnvidia-compute-580 | 580.126.20-0ubuntu1 | {CUDA}
+ libnvidia-compute-580 | 580.95.05-0ubuntu0~gpu24.04.1 | {PPA}
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "origin", "source"),
+    [
+        ("580.173.02-0ubuntu0.24.04.1", "Ubuntu", "ubuntu"),
+        ("580.126.20-0ubuntu1", "NVIDIA CUDA", "cuda_repo"),
+        # The archive has the newest update alone.
+        ("580.159.03-0ubuntu0.24.04.1", "Ubuntu", "ubuntu"),
+        ("580.95.05-0ubuntu0~gpu24.04.1", "Proprietary GPU Drivers", "cuda_repo"),
+        ("580.65.06-0ubuntu1", "", "cuda_repo"),
+    ],
+)
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_an_installed_driver_keeps_its_origin(
+    look: Callable[..., Any], tmp_path: Path, version: str, origin: str, source: str, is_secure: bool
+) -> None:
+    secure_boot(tmp_path, b"\1" if is_secure else b"\0")
+    told = look(
+        dpkg_query=packages(f"libnvidia-compute-580\t{version}"), apt_cache_madison=OFFERS, apt_cache_policy=POLICY
+    )
+    assert (told["origin"], told["source"]) == (origin, source)
+    assert "never crosses" in told["source_reason"]
+
+
+@pytest.mark.parametrize(
+    ("last", "mokutil", "source", "says"),
+    [
+        (b"\1", 0, "ubuntu", "is not enrolled"),
+        (b"\1", 1, "cuda_repo", "is enrolled"),
+        (b"\0", 0, "cuda_repo", "Secure Boot is off"),
+        (b"", 0, "cuda_repo", "cannot be told"),
+    ],
+)
+def test_a_host_without_a_driver_gets_what_secure_boot_loads(
+    look: Callable[..., Any], tmp_path: Path, last: bytes, mokutil: int, source: str, says: str
+) -> None:
+    secure_boot(tmp_path, last)
+    told = look(mokutil=mokutil)
+    assert (told["origin"], told["source"]) == (None, source)
+    assert says in told["source_reason"]
+
+
+def test_a_source_that_is_asked_for_is_taken(look: Callable[..., Any], tmp_path: Path) -> None:
+    secure_boot(tmp_path, b"\1")
+    assert look("cuda_repo")["source"] == "cuda_repo"
+    assert look("ubuntu", dpkg_query=packages("libnvidia-compute-580\t580.126.20-0ubuntu1"))["source"] == "ubuntu"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "there", "metas"),
+    [
+        ("6.8.0-51-generic", ["linux-image-generic", "linux-image-6.8.0-51-generic"], ["generic"]),
+        ("6.14.0-33-generic", ["linux-image-generic-hwe-24.04"], ["generic-hwe-24.04"]),
+        ("6.8.0-51-generic", ["linux-image-virtual"], ["generic"]),
+        ("6.8.0-1021-aws", ["linux-image-aws", "linux-image-generic"], ["aws"]),
+        ("6.8.0-51-generic", ["linux-image-generic-64k", "linux-image-6.8.0-51-generic"], []),
+        ("6.18.44", ["linux-image-generic"], []),
+    ],
+)
+def test_modules_follow_what_the_kernel_follows(
+    look: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kernel: str, there: list[str], metas: list[str]
+) -> None:
+    release = os.uname_result(("Linux", "gpu01", kernel, "#1", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: release)
+    assert look(dpkg_query=packages(*(f"{name}\t1" for name in there)))["kernel_metas"] == metas

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ from jinja2 import Template
 
 from tests.playbooks.apt_root import AptRoot, Deb, is_possible
 from tests.playbooks.conftest import PLAYBOOKS
+from tests.playbooks.role_play import Play, player
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="needs root, apt, dpkg and gpg")
 
 CUDA = "NVIDIA CUDA"
-Play = Callable[..., dict[str, Any]]
 
 
 def packages(version: str) -> list[Deb]:
@@ -46,42 +44,8 @@ def apt(tmp_path: Path) -> Iterator[AptRoot]:
 
 @pytest.fixture
 def play(apt: AptRoot, tmp_path: Path) -> Play:
-    """Run a role; returns what ended it (`msg`, empty where nothing did) and `facts` by name."""
-
-    def run(role: str, *more: str, facts: tuple[str, ...] = (), **variables: Any) -> dict[str, Any]:
-        told = tmp_path / "told.json"
-        asked = ", ".join(f"'{name}': {name} | default({{}})" for name in facts)
-        picked = "{{ {'msg': why | default(''), 'facts': {" + asked + "}} | to_json }}"
-        tell: dict[str, Any] = {"name": "Tell", "check_mode": False}
-        tell["ansible.builtin.copy"] = {"content": picked, "dest": str(told), "mode": "0600"}
-        failed = tell | {"vars": {"why": "{{ ansible_failed_result['msg'] }}"}}
-        name, _, tasks = role.partition("/")
-        include = {"name": "Run", "ansible.builtin.include_role": {"name": name, "tasks_from": tasks or "main"}}
-        play = {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "environment": {key: value for key, value in apt.environment.items() if key.startswith(("APT", "DPKG"))},
-            "vars": variables | {"ansible_python_interpreter": sys.executable},
-            "tasks": [{"name": "Run it", "block": [include, tell], "rescue": [failed]}],
-        }
-        (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
-        argv = [str(Path(sys.executable).with_name("ansible-playbook")), *more]
-        environment = apt.environment | {
-            "LC_ALL": "C.UTF-8",
-            "ANSIBLE_PIPELINING": "1",
-            "ANSIBLE_CONFIG": str(PLAYBOOKS.parent / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": f"{tmp_path / 'roles'}:{PLAYBOOKS / 'roles'}",
-            "ANSIBLE_LIBRARY": str(PLAYBOOKS / "library"),
-            "ANSIBLE_MODULE_UTILS": str(PLAYBOOKS / "module_utils"),
-        }
-        argv += ["-i", "localhost,", str(tmp_path / "play.yml")]
-        done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        answer: dict[str, Any] = json.loads(told.read_text())
-        return answer
-
-    return run
+    """Run a role against that root."""
+    return player(apt, tmp_path)
 
 
 def modinfo(folder: Path, version: str) -> str:

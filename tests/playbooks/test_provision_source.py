@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.playbooks.apt_root import AptRoot, Deb, is_possible
+from tests.playbooks.conftest import PLAYBOOKS
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="needs root, apt, dpkg and gpg")
 
@@ -34,11 +39,11 @@ def module(library: Callable[[str], ModuleType]) -> ModuleType:
 def source(module: ModuleType, apt: AptRoot, tmp_path: Path) -> Callable[..., Any]:
     """Run the module's function in the root; `dry` and `state` aside, arguments are parameters."""
 
-    def run(*, dry: bool = False, state: str = "present", **more: Any) -> Any:
+    def run(*, dry: bool = False, state: str = "present", fetch: Any = _read, **more: Any) -> Any:
         params: dict[str, Any] = dict.fromkeys(("key_url", "keyring_package", "keyring_url", "sha256", "pin"), "")
         params |= {"name": "cuda", "url": f"file:{apt.repositories / 'cuda'}", "suite": "./", "obsolete": []}
         params |= {"record_dir": str(tmp_path / "records"), "lock_timeout_s": 5, **more}
-        return getattr(module, state)(params, module.Place(apt.run, _read, apt.root), dry=dry)
+        return getattr(module, state)(params, module.Place(apt.run, fetch, apt.root), dry=dry)
 
     return run
 
@@ -72,6 +77,11 @@ def sources(apt: AptRoot) -> dict[str, str]:
     return {str(p.relative_to(apt.root)): p.read_text() for f in folders for p in sorted((apt.root / f).glob("*"))}
 
 
+def state(apt: AptRoot) -> dict[str, bytes]:
+    """Every file of the root."""
+    return {str(path.relative_to(apt.root)): path.read_bytes() for path in apt.root.rglob("*") if path.is_file()}
+
+
 def test_a_wrong_signature_leaves_the_sources_as_they_were(
     module: ModuleType, source: Callable[..., Any], apt: AptRoot
 ) -> None:
@@ -81,14 +91,29 @@ def test_a_wrong_signature_leaves_the_sources_as_they_were(
     assert sources(apt) == before
 
 
+@pytest.mark.parametrize("dry", [True, False], ids=["check mode", "for real"])
 def test_an_index_changed_after_signing_is_refused(
-    module: ModuleType, source: Callable[..., Any], apt: AptRoot, key: dict[str, str]
+    module: ModuleType, source: Callable[..., Any], apt: AptRoot, key: dict[str, str], dry: bool
 ) -> None:
     signed = apt.repositories / "cuda/InRelease"
     signed.write_text(signed.read_text().replace("NVIDIA CUDA", "NVIDIA CUDA 2"))
     with pytest.raises(module.Refused, match="cannot be used"):
-        source(**key)
+        source(**key, dry=dry)
     assert sources(apt) == {}
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
+def test_check_mode_looks_at_the_signature_and_leaves_nothing(
+    module: ModuleType, source: Callable[..., Any], apt: AptRoot, keyring: dict[str, str], is_known: bool
+) -> None:
+    if is_known:
+        source(**keyring)
+    before = state(apt)
+    assert source(**keyring, dry=True) == (not is_known, [])
+    (apt.repositories / "cuda/InRelease").unlink()
+    with pytest.raises(module.Refused, match="cannot be used"):
+        source(**keyring, dry=True)
+    assert state(apt) == before
 
 
 def test_a_key_of_another_sum_is_refused(
@@ -186,6 +211,35 @@ def test_a_keyring_that_is_there_is_never_replaced_by_another_version(
     assert apt.versions() == {"cuda-keyring": "1.1-1"}
 
 
+@pytest.fixture
+def vendor(keyring: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A web server with the keyring under the name that the role asks for, and no other."""
+    defaults = yaml.safe_load((PLAYBOOKS / "roles/cuda_repository/defaults/main.yml").read_text())
+    file = Path(keyring["keyring_url"])
+    file.rename(file.with_name(defaults["cuda_repository_keyring_url"].rpartition("/")[2]))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(file.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["check mode", "for real"])
+def test_the_keyring_of_old_guides_is_not_there_and_the_roles_is(
+    module: ModuleType, source: Callable[..., Any], apt: AptRoot, keyring: dict[str, str], vendor: str, dry: bool
+) -> None:
+    def fetched(name: str) -> Any:
+        return source(**keyring | {"keyring_url": f"{vendor}/{name}"}, fetch=module._over_http, dry=dry)
+
+    with pytest.raises(module.Refused, match=r"cuda-keyring_1.0-1_all.deb cannot be fetched: HTTP Error 404.*address"):
+        fetched("cuda-keyring_1.0-1_all.deb")
+    assert (sources(apt), apt.versions()) == ({}, {})
+    assert fetched("cuda-keyring_1.1-1_all.deb") == (True, [])
+    assert apt.versions() == ({} if dry else {"cuda-keyring": "1.1-1"})
+
+
 def test_the_pin_is_in_force_before_apt_knows_the_repository_and_goes_with_it(
     source: Callable[..., Any], apt: AptRoot, keyring: dict[str, str]
 ) -> None:
@@ -217,7 +271,6 @@ def test_a_keyring_of_another_repository_is_taken_back(
 
 def test_the_word_for_the_architecture_is_dpkgs_own(module: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH) /\n")
-    (found,) = module.entries(tmp_path, "arm64")
+    (found,) = module.sources.entries(tmp_path, "arm64")
     assert found.address == "https://nvidia.github.io/libnvidia-container/stable/deb/arm64"
-    asked = module.Place(lambda argv: (0, "arm64\n", ""), _read)
-    assert module._architecture(asked) == "arm64"
+    assert module.sources.architecture(lambda argv: (0, "arm64\n", "")) == "arm64"

@@ -133,7 +133,7 @@ def test_7_secure_boot_stops_modules_that_nobody_signed_before_anything_is_insta
     names = [task["name"] for task in tasks("gpu_driver")]
     guard = only([task for task in tasks("gpu_driver") if "Secure Boot" in task["name"]])
     assert place(names, guard["name"]) < place(names, "Install the driver, or leave the one that is there")
-    assert "gpu_driver_source == 'ubuntu'" in guard["ansible.builtin.assert"]["that"]
+    assert "__gpu_driver_now['source'] == 'ubuntu'" in guard["ansible.builtin.assert"]["that"]
     assert "key_enrolled" in guard["ansible.builtin.assert"]["that"]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -77,9 +80,9 @@ class Docker:
         return 0, json.dumps([inspected | {"State": base | state}]), ""
 
 
-def _wait(startup: ModuleType, docker: Docker, timeout_s: int = 30) -> dict[str, object]:
+def _wait(startup: ModuleType, docker: Docker, timeout_s: int = 30, port: int = 1) -> dict[str, object]:
     result: dict[str, object] = startup.wait(
-        {"port": 1, "timeout_s": timeout_s, "failures": FAILURES}, startup.Container("v", docker)
+        {"port": port, "timeout_s": timeout_s, "failures": FAILURES}, startup.Container("v", docker)
     )
     return result
 
@@ -99,3 +102,25 @@ def test_a_wait_that_ends_names_its_limit_and_the_stage(startup: ModuleType) -> 
     result = _wait(startup, Docker([{}], (CASES / "no_kv_cache.log").read_text().splitlines()[0]), timeout_s=0)
     assert "not serving after 0 s" in str(result["msg"])
     assert "vllm_start_timeout_s" in str(result["advice"])
+
+
+LATE = """
+import sys, time
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+time.sleep(1)
+HTTPServer(("127.0.0.1", int(sys.argv[1])), SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def test_a_port_that_is_closed_while_vllm_loads_is_waited_for(startup: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "health").touch()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    refused = _wait(startup, Docker([{}], ""), timeout_s=0, port=port)
+    assert "not serving after 0 s" in str(refused["msg"])
+    loading = subprocess.Popen([sys.executable, "-c", LATE, str(port)], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        assert _wait(startup, Docker([{}], ""), port=port)["stage"] == "serving"
+    finally:
+        loading.kill()
+        loading.wait(timeout=10)

@@ -4,6 +4,10 @@ installed=$root/usr/share/nvidia-stand-in
 running=$root/run/nvidia-stand-in
 requests=$root/etc/nvidia-stand-in
 
+# Where the installed module is told, and whether Canonical signed it; depmod prefers what DKMS built to a prebuilt one.
+module_file=$installed/module signed=no
+[ -r "$module_file" ] || module_file=$installed/prebuilt/$(uname -r) signed=yes
+
 # The first line of a request, else its default.
 requested() {
     if [ -r "$requests/$1" ]; then head -n 1 "$requests/$1"; else printf '%s\n' "${2:-}"; fi

@@ -1,0 +1,1 @@
+"""What the checks have in common. Its modules, like them, need Python's standard library alone."""
