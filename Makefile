@@ -26,7 +26,7 @@ bench: $(INSTALLED)
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --json || exit 1; done
 
 lock: $(INSTALLED)
-	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --extra gateway --extra dev \
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --extra gateway --extra tracing --extra dev \
 		--output-file requirements.lock pyproject.toml
 
 clean:

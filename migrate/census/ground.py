@@ -8,7 +8,7 @@ from typing import Any
 
 from migrate.census.client import Verdict
 from migrate.gateway.config import StyleName
-from migrate.gateway.styles import STYLES
+from migrate.gateway.mapping.styles import INPUTS, OUTPUTS
 from migrate.nginx import Directive, load
 from migrate.settings import Settings
 from migrate.switch import Route, routes
@@ -20,8 +20,6 @@ Facts = Mapping[str, Any]
 SERVED_VERSION = "1"
 # Where Debian's and Ubuntu's nginx logs when its configuration names no access_log.
 _DEFAULT_LOG = "/var/log/nginx/access.log"
-# Answered with 501 although vllm_backend declares it (`migrate.gateway.styles`).
-_REFUSED_INPUTS = {"return_logprobs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +72,15 @@ class Ground:
     def of_model(self, name: str) -> tuple[Verdict, str]:
         """What the gateway makes of a model that moves, by the inputs and outputs in Triton's configuration of it."""
         config = (((self.facts.get("triton") or {}).get("configs")) or {}).get(name)
-        style = self.settings.triton.models[name].style
+        style = StyleName(self.settings.triton.models[name].style)
         if not isinstance(config, Mapping):
             return Verdict.UNCHANGED, "answered by the gateway in Triton's form (its configuration was not compared)"
-        unknown = [i for i in config.get("input") or [] if i["name"] not in _inputs(style)]
+        unknown = [i for i in config.get("input") or [] if i["name"] not in INPUTS[style]]
         required = ", ".join(i["name"] for i in unknown if not i.get("optional"))
         if required:
             return Verdict.FAILS, f"every request carries {required}, which the gateway's style {style} refuses by name"
         differences = [f"refuses input {i['name']}" for i in unknown]
-        differences += [f"leaves out output {o}" for o in _names(config, "output") - _outputs(style)]
+        differences += [f"leaves out output {o}" for o in _names(config, "output") - OUTPUTS[style]]
         versions = _versions(self.facts, name) - {SERVED_VERSION}
         differences += [f"says model_version {SERVED_VERSION} instead of {v}" for v in sorted(versions)]
         if differences:
@@ -102,16 +100,6 @@ def logged(facts: Facts, settings: Settings) -> tuple[Logged, ...]:
 def _nginx(facts: Facts, settings: Settings) -> tuple[Mapping[str, str], str]:
     nginx = facts.get("nginx") or {}
     return nginx.get("files") or {}, nginx.get("main") or settings.nginx.config_file
-
-
-def _inputs(style: str) -> set[str]:
-    return set(STYLES[StyleName(style)].inputs) - _REFUSED_INPUTS
-
-
-def _outputs(style: str) -> set[str]:
-    if style == "python":
-        return {"text_output", "output_ids", "log_probs"}
-    return {"text_output"} | {name.removeprefix("return_") for name in _inputs(style) if name.startswith("return_")}
 
 
 def _names(config: Mapping[str, Any], kind: str) -> set[str]:

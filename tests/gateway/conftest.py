@@ -14,9 +14,13 @@ import aiohttp
 import pytest
 import uvicorn
 from aiohttp import web
+from starlette.types import ASGIApp
 
-from migrate.gateway.app import build_app
 from migrate.gateway.config import GatewayConfig
+from migrate.gateway.core.engine import Engine
+from migrate.gateway.core.models import Registry
+from migrate.gateway.vllm.upstreams import Upstreams
+from migrate.gateway.web.triton import build_app
 
 WORDS = [" one", " two", " three"]
 
@@ -113,8 +117,16 @@ async def serving(app: web.Application) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def gateway_serving(config: GatewayConfig) -> AsyncIterator[str]:
+    async with Upstreams(config) as pool:
+        registry = Registry(config, missing=pool.missing)
+        async with listening(build_app(Engine(registry, pool), registry, config, pool.answers)) as url:
+            yield url
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(build_app(config), log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     serving_task = asyncio.create_task(server.serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)

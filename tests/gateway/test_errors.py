@@ -149,8 +149,9 @@ async def test_streaming_with_the_prompt_is_an_error_of_the_model(client: Client
 
 
 async def test_generate_wants_one_response(client: Client) -> None:
+    """Status 200, as Triton: its first response has begun the answer when the second one comes."""
     status, answer = await client.generate("phi2_stream", {"text_input": "x", "stream": True})
-    assert status == 500
+    assert status == 200
     assert answer["error"].startswith("generate expects model to produce exactly 1 response")
 
 
@@ -178,7 +179,7 @@ async def test_nonsense_of_vllm(client: Client, vllm: VllmServer, body: str) -> 
     vllm.misbehave = nonsense
     status, answer = await client.generate("phi2", {"text_input": "x"})
     assert status == 500
-    assert "sent no completion" in answer["error"]
+    assert answer["error"].startswith("the server behind the gateway ")
 
 
 async def test_vllm_that_is_not_there() -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.gateway import fields
+from migrate.gateway.core.models import Registry
+from migrate.gateway.core.validation import rows
 from migrate.gateway.errors import TritonError
-from migrate.gateway.styles import PYTHON_INPUTS, VLLM_INPUTS
+from migrate.gateway.web import generate as fields
 
-NAMES = st.sampled_from([*VLLM_INPUTS, *PYTHON_INPUTS, "parameters", "id", "foo"]) | st.text(max_size=4)
+from .every_style import config_of_every_style
+
+REGISTRY = Registry(config_of_every_style("http://127.0.0.1:9"))
+MODELS = [REGISTRY.get(name) for name in ("phi2", "phi2_stream", "ensemble", "batched")]
+INPUTS = sorted({name for model in MODELS for name in model.inputs})
+NAMES = st.sampled_from([*INPUTS, "parameters", "id", "foo"]) | st.text(max_size=4)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
@@ -21,13 +28,15 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(NAMES, VALUES, max_size=6).map(lambda body: json.dumps(body).encode()) | st.binary())
 def test_any_body(body: bytes) -> None:
-    for kinds in (PYTHON_INPUTS, VLLM_INPUTS):
+    for model in MODELS:
         try:
-            found = fields.read(body, model="m", kinds=kinds)
+            found = fields.read(body, model)
+            batch = rows(model, found)
         except TritonError as error:
             assert error.status in (400, 500)
             assert set(json.loads(error.body())) == {"error"}
         else:
-            assert set(found.inputs) <= set(kinds)
-            assert not set(found.parameters) & set(kinds)
-            assert found.text("text_input").encode("utf-8") or found.text("text_input") == ""
+            assert {tensor.name for tensor in found.inputs} <= set(model.inputs)
+            assert not set(found.parameters) & set(model.inputs)
+            assert all(math.prod(tensor.shape) == len(tensor.values) for tensor in found.inputs)  # type: ignore[union-attr]
+            assert len(batch) >= 1

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from migrate.gateway.styles import PYTHON_INPUTS, VLLM_INPUTS
+from migrate.gateway.config import StyleName
+from migrate.gateway.mapping.styles import INPUTS
 from migrate.knowledge import load
 from migrate.translate import Outcome, backend, engine, rules
 from migrate.translate.records import Draft
@@ -65,9 +66,8 @@ def test_an_engine_argument_is_in_one_list() -> None:
 
 def test_the_styles_are_the_gateways() -> None:
     styles = backend.table()["styles"]
-    assert set(styles["python"]["inputs"]) == set(PYTHON_INPUTS)
-    # The gateway refuses return_logprobs with 501.
-    assert set(styles["vllm"]["inputs"]) == set(VLLM_INPUTS) - {"return_logprobs"}
+    assert set(styles["python"]["inputs"]) == INPUTS[StyleName.PYTHON]
+    assert set(styles["vllm"]["inputs"]) == INPUTS[StyleName.VLLM]
 
 
 def test_the_page_shows_the_table() -> None:

@@ -2,7 +2,8 @@
 
 As there: sampling parameters come as JSON in one input, else as parameters of the request; the temperature is 1.0 and
 max_tokens 16 unless given; without `stream` one answer comes, with the prompt in front unless
-`exclude_input_in_output`; with `stream` the pieces come one by one and the prompt must be left out.
+`exclude_input_in_output`; with `stream` the pieces come one by one, the last one marked as final, and the prompt must
+be left out.
 """
 
 import json
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 DEFAULT_MAX_TOKENS = 16
 DEFAULT_TEMPERATURE = 1.0
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
@@ -34,8 +36,7 @@ class TritonPythonModel:
             try:
                 self._answer(request, sender)
             except ValueError as error:
-                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))))
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))), flags=FINAL)
 
     def _answer(self, request, sender):
         prompt = _scalar(request, "text_input", b"").decode("utf-8")
@@ -45,26 +46,27 @@ class TritonPythonModel:
         if stream and not exclude_input:
             raise ValueError("When streaming, `exclude_input_in_output` = False is not allowed.")
         pieces = self._pieces(prompt, sampling, request)
-        if stream:
-            for piece in pieces:
-                sender.send(_response(piece))
-        else:
-            sender.send(_response(("" if exclude_input else prompt) + "".join(pieces)))
+        if not stream:
+            text = "".join(piece for piece, _ in pieces)
+            sender.send(_response(("" if exclude_input else prompt) + text), flags=FINAL)
+            return
+        is_last = False
+        for piece, is_last in pieces:
+            sender.send(_response(piece), flags=FINAL if is_last else 0)
+        if not is_last:
+            sender.send(flags=FINAL)
 
     def _pieces(self, prompt, sampling, request):
-        """The new text, one piece a token; an unfinished character waits for its other bytes."""
+        """The new text, one piece a token, and whether it is the last; an unfinished character waits for its bytes."""
         ids, sent = [], ""
-        for token in self._tokens(prompt, sampling):
+        for token, is_last in self._tokens(prompt, sampling):
             if request.is_cancelled():
                 return
             ids.append(token)
             text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            if len(text) > len(sent) and not text.endswith(UNFINISHED):
-                yield text[len(sent) :]
+            if is_last or (len(text) > len(sent) and not text.endswith(UNFINISHED)):
+                yield text[len(sent) :], is_last
                 sent = text
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        if len(text) > len(sent):
-            yield text[len(sent) :]
 
     @torch.inference_mode()
     def _tokens(self, prompt, sampling):
@@ -75,13 +77,14 @@ class TritonPythonModel:
         ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
         if not 0 < ids.shape[1] < self.context:
             raise ValueError(f"the prompt has {ids.shape[1]} tokens, the model takes 1 to {self.context - 1}")
-        past = None
-        for _ in range(min(max_tokens, self.context - ids.shape[1])):
+        past, length = None, min(max_tokens, self.context - ids.shape[1])
+        for made in range(1, length + 1):
             output = self.model(input_ids=ids, past_key_values=past, use_cache=True)
             past = output.past_key_values
             chosen = _choose(output.logits[0, -1], temperature, choose)
-            yield chosen
-            if chosen == self.tokenizer.eos_token_id:
+            is_last = made == length or chosen == self.tokenizer.eos_token_id
+            yield chosen, is_last
+            if is_last:
                 return
             ids = torch.tensor([[chosen]])
 

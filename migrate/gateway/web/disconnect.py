@@ -18,22 +18,31 @@ class ClientGone(Exception):
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of `work`. Raises ClientGone when the client leaves first; `work` is then cancelled and has ended."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    """The result of `work`, done in this task. Raises ClientGone when the client leaves first; `work` has then ended.
+
+    For requests whose body has been read: whatever else `receive` gives is thrown away.
+    """
+    worker = asyncio.current_task()
+    assert worker is not None  # noqa: S101 -- a coroutine always runs in a task here
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        worker.cancel()
+
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        # Cancelled by the watcher alone, and not by a server that stops as well.
+        if is_gone and worker.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watcher.cancel()
 
 
 class EventStream:

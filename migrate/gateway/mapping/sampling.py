@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from migrate.gateway.errors import ModelError, TritonError
+from migrate.gateway.errors import Code, InputError, TritonError
 
 DEFAULTS: Mapping[str, Any] = {
     "temperature": 1.0,
@@ -46,20 +46,20 @@ _WITHOUT_EFFECT = frozenset({"logprobs"})
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """The input `sampling_parameters`: a JSON object in a string. Raises ModelError when it is none."""
+    """The input `sampling_parameters`: a JSON object in a string. Raises InputError when it is none."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(400, f"sampling_parameters is not JSON: {error}") from None
+        raise InputError(Code.INTERNAL, f"sampling_parameters is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ModelError(400, "sampling_parameters must be a JSON object")
+        raise InputError(Code.INTERNAL, "sampling_parameters must be a JSON object")
     return found
 
 
 def mapped(given: Mapping[str, Any]) -> dict[str, Any]:
     """vLLM's names and types for vllm_backend's sampling parameters; a null means the default.
 
-    Raises TritonError 501 for what vLLM's completions cannot do, 400 for an unknown name or a wrong type.
+    Raises TritonError: UNSUPPORTED for what vLLM's completions cannot do, INVALID_ARG for unknown names or wrong types.
     """
     body: dict[str, Any] = {}
     for name, value in given.items():
@@ -74,13 +74,15 @@ def mapped(given: Mapping[str, Any]) -> dict[str, Any]:
         elif name in _WITHOUT_DEFAULT:
             body[name] = value
         else:
-            raise TritonError(400, f"sampling parameter '{name}' is not known")
+            raise TritonError(Code.INVALID_ARG, f"sampling parameter '{name}' is not known")
     return body
 
 
 def _require_neutral(name: str, value: Any) -> None:
     if name in _UNMAPPED or str(value).lower() not in {str(_NEUTRAL[name]).lower(), str(int(_NEUTRAL[name]))}:
-        raise TritonError(501, f"sampling parameter '{name}' = {value!r} is not supported by the gateway to vLLM")
+        raise TritonError(
+            Code.UNSUPPORTED, f"sampling parameter '{name}' = {value!r} is not supported by the gateway to vLLM"
+        )
 
 
 def _typed(name: str, value: Any, example: Any) -> Any:
@@ -95,4 +97,4 @@ def _typed(name: str, value: Any, example: Any) -> Any:
         return int(value) if isinstance(example, int) else float(value)
     except (KeyError, TypeError, ValueError, OverflowError):
         kind = type(example).__name__
-        raise TritonError(400, f"sampling parameter '{name}' must be {kind}, got {value!r}") from None
+        raise TritonError(Code.INVALID_ARG, f"sampling parameter '{name}' must be {kind}, got {value!r}") from None
