@@ -84,7 +84,7 @@ def _generated(target: Target, waiting: list[Request], output: Output) -> dict[s
         asked, got = Path(private, "requests.jsonl"), Path(private, "answers.jsonl")
         asked.write_text(offline.requests_file(waiting), encoding="utf-8")
         files = {"offline_requests_file": str(asked), "offline_answers_file": str(got), "offline_engine": engine}
-        shared = settings.flat() | {"runtime_config": runtime.as_json(), "offline_job": name, "check_names": []} | files
+        shared = settings.flat() | {"runtime_config": runtime.as_json(), "offline_job": name} | files
         with locks.hold(target.host, f"{getpass.getuser()}@{socket.gethostname()}", "offline-generate") as lease:
 
             def run(state: str) -> PlaybookResult:

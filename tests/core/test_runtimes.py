@@ -68,7 +68,7 @@ def test_a_process_needs_a_release_and_no_registry() -> None:
         made(vllm_runtime="process", vllm_image="own:latest")
     plan = made(facts() | {"vllm_image": {"digest": None, "error": "no network"}}, vllm_runtime="process")
     assert plan.vllm_image_digest == ""
-    assert "file /var/lib/migrate/venv vllm 0.31.0, torch for auto" in steps_of(plan, "stage")
+    assert "file /var/lib/migrate/venv vllm 0.31.0, torch: auto" in steps_of(plan, "stage")
     assert not [predicate for predicate in plan.read_set if predicate.key == "vllm_image.digest"]
     with pytest.raises(MigrateError, match="could not fetch"):
         made(facts() | {"vllm_image": {"digest": None, "error": "no network"}})

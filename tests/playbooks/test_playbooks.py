@@ -16,7 +16,7 @@ from tests.playbooks.conftest import PLAYBOOKS
 FILES = sorted(PLAYBOOKS.glob("*.yml"))
 READ_ONLY = {"discover", "doctor", "preflight", "preview"}
 INSTALLS_THE_PROGRAM = {"hostctl"}
-ENDS_WITH = {"discover": "discover", "preview": "provision"}
+ENDS_WITH = {"discover": "discover", "offline": "offline", "preview": "provision"}
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,19 @@ def test_a_conversion_has_neither_network_nor_the_host(runtime: str, tmp_path: P
         assert argv[-4:] == ["-", "/s $$x", "/w", "pytorch_model.bin"]
 
 
+@pytest.mark.parametrize(("backend", "words"), [("cpu", ["--torch-backend", "cpu"]), ("index", [])])
+def test_torch_is_of_a_backend_or_of_the_index(backend: str, words: list[str], tmp_path: Path) -> None:
+    tasks = yaml.safe_load((PLAYBOOKS / "roles" / "stage" / "tasks" / "runtime_process.yml").read_text())
+    block = next(task for task in tasks if task["name"] == "Install vLLM")
+    message = block["block"][1]["ansible.builtin.command"]["argv"].removeprefix("{{ ").removesuffix(" }}")
+    extra = for_templates(vllm_runtime="process", vllm_torch_backend=backend) | {
+        "stage_uv_dir": "/u",
+        "stage_venv": "/v",
+    }
+    argv = said(tmp_path, extra, message, block["vars"])
+    assert argv == ["/u/bin/uv", "pip", "install", "--python", "/v/bin/python", *words, "vllm==0.31.0"]
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not on this machine")
 @pytest.mark.parametrize("template", ["migrate-vllm.service", "migrate-gateway.service"])
 def test_systemd_takes_the_units_and_not_broken_ones(template: str, tmp_path: Path) -> None:
