@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 # The tests in the lab mostly wait; the others run beside them, and are shown after them.
 test: $(INSTALLED)
 	@nice -n 10 $(BIN)/pytest -q -m "not e2e" >.fast-tests.log 2>&1 & fast=$$!; \
-	$(BIN)/pytest -m e2e; slow=$$?; \
+	$(BIN)/pytest -m e2e --durations=12; slow=$$?; \
 	wait $$fast; fast=$$?; cat .fast-tests.log; exit $$((slow | fast))
 
 lint: $(INSTALLED)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from migrate import actions, variables
@@ -49,8 +49,12 @@ def _is_done(run: Run, phase: Phase) -> bool:
 
 
 def _peak_memory_mib() -> int:
-    """The most memory that this process has held so far, in MiB (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """The most memory that this program has held so far, in MiB: proc(5), VmHWM, in KiB.
+
+    getrusage(2) would also count what the program that started this one held (Linux keeps it over execve).
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) // 1024
 
 
 def _phase(run: Run, phase: Phase) -> None:

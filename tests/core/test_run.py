@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -204,6 +206,13 @@ def test_an_error_of_the_host_inside_a_phase_is_a_verdict(tmp_path: Path) -> Non
     host = FakeHost(rehearse=MigrateError("no listener"))
     with pytest.raises(GateFailed, match="no listener"):
         running.forward(run(tmp_path, host, FakePlaybooks()))
+
+
+def test_peak_memory_is_this_programs_own_and_not_that_of_what_started_it() -> None:
+    held = bytearray(b"x" * (400 << 20))
+    told = "from migrate.run import _peak_memory_mib; held = b'x' * (100 << 20); print(_peak_memory_mib())"
+    said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    assert 100 < int(said) < 300 < len(held) >> 20
 
 
 def test_a_step_without_a_baseline_decides_nothing(tmp_path: Path) -> None:
