@@ -90,11 +90,14 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _paths(was: Any, now: Any, at: str = "") -> list[str]:
-    """Dotted paths at which two JSON values differ."""
+    """Dotted paths at which two JSON values differ.
+
+    Null and empty are one: Docker writes the one when it makes a container, the other when it starts it again.
+    """
     if isinstance(was, dict) and isinstance(now, dict):
         keys = sorted(was.keys() | now.keys())
         return [path for key in keys for path in _paths(was.get(key), now.get(key), f"{at}.{key}".lstrip("."))]
-    return [] if was == now else [at]
+    return [] if (was or None) == (now or None) else [at]
 
 
 def _machine_id() -> str:

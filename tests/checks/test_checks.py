@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.checks.conftest import SmallHost
+from tests.checks.test_gpu_cases import module
 
 DIGEST = "registry.lab:5000/vllm-openai@sha256:" + "a" * 64
 GENERATED = (200, json.dumps({"text_output": " return a + b"}))
@@ -288,3 +289,9 @@ def test_snapshot_diff_names_what_changed_in_the_container(host: SmallHost) -> N
     failed(host.check("snapshot_diff", snapshot_dir=str(root)), "Image", "Config.Env.A", "HostConfig.Memory")
     host.command("docker", rc=1)
     failed(host.check("snapshot_diff", snapshot_dir=str(root)), "container t is missing")
+
+
+def test_null_and_empty_are_one_in_a_snapshot_and_anything_else_differs() -> None:
+    paths = module("snapshot_diff")._paths
+    assert paths({"Dns": None, "Links": []}, {"Dns": [], "Links": None}) == []
+    assert paths({"Dns": ["10.0.0.2"], "Init": None}, {"Dns": [], "Init": True}) == ["Dns", "Init"]
