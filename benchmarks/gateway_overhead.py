@@ -34,6 +34,8 @@ import grpc
 import yaml
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from benchmarks import free_port
+
 ROUNDS, ROUND_S, CONNECTIONS, EVENTS = 3, 6, 32, 256
 RATE, LATENCY_S = 200, 10
 GATEWAY_CORE, OTHER_CORE = "0", "1"
@@ -217,7 +219,7 @@ def _place(kind: str, answer: str) -> Iterator[Place]:
         root.chmod(0o755)
         (root / "answers" / "v1").mkdir(parents=True)
         (root / "answers" / "v1" / "completions").write_text(answer, encoding="utf-8")
-        upstream, http, rpc = _free_port(), _free_port(), _free_port()
+        upstream, http, rpc = free_port(), free_port(), free_port()
         (root / "nginx.conf").write_text(NGINX.format(root=root, port=upstream, kind=kind), encoding="utf-8")
         models = {name: {"style": style, "upstream_model": "phi-2"} for name, style in _MODELS.items()}
         config = {
@@ -254,12 +256,6 @@ def _running(core: str, command: list[str], port: int) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> int:

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+
+from benchmarks import free_port
 
 CLIENTS = 40
 ROUNDS = 3
@@ -125,7 +126,7 @@ async def _round(way: str) -> Round:
         (root / "off" / "on").touch()
         old, stop_old = await _upstream(b"old")
         new, stop_new = await _upstream(b"new")
-        nginx = Nginx(root, _free_port(), old, new)
+        nginx = Nginx(root, free_port(), old, new)
         nginx.write("old")
         process = await asyncio.create_subprocess_exec(
             "nginx", "-c", str(root / "nginx.conf"), stderr=subprocess.DEVNULL
@@ -191,12 +192,6 @@ async def _listening(port: int) -> None:
             writer.close()
             return
     raise SystemExit(f"nginx does not listen on port {port}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migrate.gateway.core import json_text
+from migrate.gateway.core.json_text import Members
 from migrate.gateway.errors import Code, TritonError
-from migrate.gateway.web import json_text
-from migrate.gateway.web.json_text import Members
 
 NO_COMMA = "Missing a comma or '}' after an object member."
 NO_COMMA_IN_ARRAY = "Missing a comma or ']' after an array element."

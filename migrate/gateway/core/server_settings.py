@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from migrate.gateway.core.json_text import attempt
 from migrate.gateway.errors import Code, TritonError
-from migrate.gateway.web.json_text import attempt
 
 _LOG_DEFAULTS: Mapping[str, Any] = {
     "log_file": "",

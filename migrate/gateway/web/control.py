@@ -7,10 +7,10 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from migrate.gateway.core.json_text import Members, attempt, members, parse
 from migrate.gateway.core.models import Registry
 from migrate.gateway.errors import Code, TritonError, error_body
 from migrate.gateway.web.answers import Answer, json_answer
-from migrate.gateway.web.json_text import Members, attempt, members, parse
 
 _INDEX = re.compile(r"/v2/repository(?:/[^/]+)?/index")
 _LOAD = re.compile(r"/v2/repository(?:/(?P<repository>[^/]+))?/models/(?P<name>[^/]+)/(?P<action>load|unload)")

@@ -13,11 +13,11 @@ from typing import Any
 
 from migrate.gateway.core.described import TensorSpec
 from migrate.gateway.core.inference import InferRequest, InferResponse, Parameter
+from migrate.gateway.core.json_text import Members, attempt, parse
 from migrate.gateway.core.models import Model
 from migrate.gateway.core.tensors import Tensor
 from migrate.gateway.errors import Code, TritonError, tagged
 from migrate.gateway.web import json_tensors
-from migrate.gateway.web.json_text import Members, attempt, parse
 
 
 def read(body: bytes, model: Model, version: str = "") -> InferRequest:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from migrate.gateway.core.inference import InferRequest, InferResponse, Parameter
+from migrate.gateway.core.json_text import Members, attempt, members, parse
 from migrate.gateway.core.models import Model
 from migrate.gateway.core.tensors import DATATYPES, RawTensor, Tensor, encode
 from migrate.gateway.errors import Code, TritonError, tagged
 from migrate.gateway.web import json_tensors
-from migrate.gateway.web.json_text import Members, attempt, members, parse
 
 _RESERVED = frozenset({"binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"})
 _SHARED = "shared_memory_region"

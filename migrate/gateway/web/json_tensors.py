@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from migrate.gateway.core.json_text import attempt
 from migrate.gateway.core.tensors import Tensor
 from migrate.gateway.errors import Code, TritonError
-from migrate.gateway.web.json_text import attempt
 
 _RANGES = {f"{sign}{bits}": bits for sign in ("INT", "UINT") for bits in (8, 16, 32, 64)}
 
